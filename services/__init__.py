@@ -1,0 +1,1 @@
+"""The processes. They meet in the database and on the broker, never by import."""

@@ -1,0 +1,1 @@
+"""The gateway for external POSTs: nothing stands here yet, and no command starts it."""

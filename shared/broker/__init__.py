@@ -1,0 +1,1 @@
+"""The broker behind one small port; the URL picks the adapter."""

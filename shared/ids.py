@@ -1,0 +1,25 @@
+"""Identifiers. New ones are time-ordered (UUIDv7 layout), so that fresh rows stand together in their index.
+
+No id contains a dot: Standard Webhooks signs `id.timestamp.body`.
+"""
+
+import base64
+import hashlib
+import os
+import time
+
+_BASE32 = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", "abcdefghijklmnopqrstuvwxyz234567")
+
+
+def new_id(prefix: str) -> str:
+    """`prefix_` and 32 hexadecimal digits: 48 bits of milliseconds, then 80 random bits."""
+    return f"{prefix}_{int(time.time() * 1000):012x}{os.urandom(10).hex()}"
+
+
+def delivery_id(event_id: str, webhook_id: str) -> str:
+    """The id of the one delivery of this event to this webhook; the same for ever, on every machine.
+
+    `dlv_` + the first 26 characters of lower-case base32(SHA-256(event id, newline, webhook id)).
+    """
+    digest = hashlib.sha256(f"{event_id}\n{webhook_id}".encode()).digest()
+    return "dlv_" + base64.b32encode(digest[:17])[:26].decode().translate(_BASE32)

@@ -1,0 +1,216 @@
+"""The nouns of the product as frozen dataclasses. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Any
+
+Json = dict[str, Any]
+
+
+class Change(StrEnum):
+    """What happened to a record; the `event` of the wire."""
+
+    CREATED = "created"
+    UPDATED = "updated"
+    DELETED = "deleted"
+
+
+class Trigger(StrEnum):
+    """Which changes a webhook wants; the Event of the page. `SAVE` means created or updated."""
+
+    SAVE = "save"
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+TRIGGERS_OF = {
+    Change.CREATED: (Trigger.SAVE, Trigger.CREATE),
+    Change.UPDATED: (Trigger.SAVE, Trigger.UPDATE),
+    Change.DELETED: (Trigger.DELETE,),
+}
+
+
+class State(StrEnum):
+    """Where a delivery stands. `PENDING`: an attempt was asked for or is in flight. `WAITING`: for a time or a turn."""
+
+    PENDING = "pending"
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+class Problem(StrEnum):
+    """What an attempt met when no status decided. The same word in log lines, metrics, API and pages."""
+
+    DNS_ERROR = "dns_error"
+    CONNECT_REFUSED = "connect_refused"
+    CONNECTION_RESET = "connection_reset"
+    TLS_ERROR = "tls_error"
+    TIMEOUT = "timeout"
+    PROTOCOL_ERROR = "protocol_error"
+    REDIRECT = "redirect"
+    BLOCKED_TARGET = "blocked_target"
+    PAYLOAD_TOO_LARGE = "payload_too_large"
+    TEMPLATE_ERROR = "template_error"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who caused a change: a person, an API key, an incoming webhook."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An immutable fact about one record. `body` is its canonical JSON: what is stored, published and POSTed."""
+
+    id: str
+    entity: str
+    change: Change
+    record_id: str
+    body: bytes
+    payload: Json = field(repr=False, compare=False)
+    hop: int = 0
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryTask:
+    """A message that asks for attempt `attempt_no` of a delivery. `event_day` finds the delivery's partition."""
+
+    delivery_id: str
+    event_day: date
+    attempt_no: int
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """An outgoing subscription. Secrets are in clear here and nowhere else; `repr` never shows them."""
+
+    id: str
+    name: str
+    entity: str
+    trigger: Trigger
+    url: str
+    active: bool
+    version: int
+    created_at: datetime
+    timeout_s: int = 15
+    concurrency: int = 16
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secret: str | None = field(default=None, repr=False)
+    old_secret: str | None = field(default=None, repr=False)
+    """Signs too while a rotation overlaps; None once the overlap is over."""
+    deactivated_reason: str | None = None
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The right to make one attempt, granted by a committed claim. `body` is the delivery's, byte for byte."""
+
+    delivery_id: str
+    event_day: date
+    attempt_no: int
+    event_id: str
+    body: bytes = field(repr=False)
+    webhook: Webhook
+    failures: int = 0
+    """Known failures of this round, before this attempt."""
+    test: bool = False
+    hop: int = 0
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One POST, ready to send: exact URL, headers in order, exact bytes."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(repr=False)
+    timeout_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where an attempt's time went, in milliseconds from its start; None for a phase that was not reached."""
+
+    dns_ms: float | None = None
+    connect_ms: float | None = None
+    tls_ms: float | None = None
+    first_byte_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one attempt met: a status, or a problem, and what came back."""
+
+    status: int | None = None
+    problem: Problem | None = None
+    detail: str = ""
+    """For people: the library's words or ours, without secrets."""
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = field(default=b"", repr=False)
+    truncated: bool = False
+    duration_ms: float = 0.0
+    timings: Timings = Timings()
+    retry_after_s: float | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """2xx, and nothing else (Standard Webhooks, "Delivery success and failure")."""
+        return self.problem is None and self.status is not None and 200 <= self.status < 300
+
+    @property
+    def gone(self) -> bool:
+        """410: the endpoint wants nothing any more."""
+        return self.status == 410
+
+    @property
+    def final(self) -> str | None:
+        """Why no later attempt can succeed, or None."""
+        if self.problem in (Problem.BLOCKED_TARGET, Problem.PAYLOAD_TOO_LARGE, Problem.TEMPLATE_ERROR):
+            return str(self.problem)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The decision after a success."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The decision to try again after `wait_s`; `queue_ms` names the wait queue that carries it, None: a row waits."""
+
+    wait_s: float
+    queue_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """The decision to stop, and why."""
+
+    reason: str
+
+
+Decision = Delivered | Retry | Dead
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt as it will be logged."""
+
+    claimed: Claimed
+    request: Request
+    outcome: Outcome
+    decision: Decision
+    started_at: datetime
