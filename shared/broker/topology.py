@@ -64,7 +64,10 @@ class Topology:
 def wait_lanes_ms(waits_s: Sequence[float]) -> tuple[int, ...]:
     """The delays that get a wait queue: each scheduled wait up to an hour, in every jitter lane. Sorted, in ms."""
     lanes = {
-        round(wait_s * lane * 1000) for wait_s in waits_s if 0 < wait_s <= LONGEST_QUEUED_WAIT_S for lane in JITTER_LANES
+        round(wait_s * lane * 1000)
+        for wait_s in waits_s
+        if 0 < wait_s <= LONGEST_QUEUED_WAIT_S
+        for lane in JITTER_LANES
     }
     return tuple(sorted(lanes))
 
@@ -93,7 +96,12 @@ def build(prefix: str, waits_s: Sequence[float]) -> Topology:
     )
     probes = (
         Queue(f"{name}.probe.{PROBE_MS}", ((probe_exchange, "wait"),), PROBE_MS, (probe_exchange, "back"), None, 1_000),
-        Queue(f"{name}.probe.back", ((probe_exchange, "back"),), dead_letter=(terminal_exchange, "parked"), max_length=1_000),
+        Queue(
+            f"{name}.probe.back",
+            ((probe_exchange, "back"),),
+            dead_letter=(terminal_exchange, "parked"),
+            max_length=1_000,
+        ),
     )
     return Topology(
         exchanges=(

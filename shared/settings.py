@@ -1,0 +1,143 @@
+"""Settings: HARI_* variables, `.env`, files in /run/secrets. Read once, in a process's main; one error names all."""
+
+import re
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.errors import SettingsError
+
+DEFAULT_SCHEDULE = "5s,30s,2m,10m,1h,3h,6h,12h,24h,24h"
+_UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+SECRETS_DIR = Path("/run/secrets")
+
+Bind = tuple[str, int]
+Network = IPv4Network | IPv6Network
+
+
+class Settings(BaseSettings):
+    """What every process may be told; each field is the variable HARI_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="HARI_", env_file=".env", extra="ignore", frozen=True)
+
+    data_dir: Path = Path("var")
+    database_url: str | None = Field(default=None, repr=False)
+    broker_url: str | None = Field(default=None, repr=False)
+    queue_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]{0,64}$")
+    entities_file: Path | None = None
+    producer_bind: Annotated[Bind, NoDecode] = ("127.0.0.1", 8080)
+    metrics_bind: Annotated[Bind, NoDecode] = ("127.0.0.1", 9464)
+    bootstrap_api_key: SecretStr | None = None
+    secret_keys: SecretStr | None = None
+    retry_schedule: Annotated[tuple[float, ...], NoDecode] = Field(default=DEFAULT_SCHEDULE, validate_default=True)
+    claim_lease_s: float | None = Field(default=None, gt=0, le=3600)
+    reconcile_after_s: float = Field(default=240, ge=1, le=86400)
+    delivery_timeout_s: int = Field(default=15, ge=1, le=30)
+    egress_allow: Annotated[tuple[Network, ...], NoDecode] = ()
+    allow_http: bool = False
+    ca_file: Path | None = None
+    slots: int = Field(default=512, ge=1, le=10_000)
+    log_format: str = Field(default="auto", pattern="^(auto|json|console)$")
+
+    @field_validator("producer_bind", "metrics_bind", mode="before")
+    @classmethod
+    def _read_bind(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        host, colon, port = given.rpartition(":")
+        if not colon or not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"must be host:port, like 127.0.0.1:8080, not {given!r}")
+        return host.strip("[]"), int(port)
+
+    @field_validator("retry_schedule", mode="before")
+    @classmethod
+    def _read_schedule(cls, given: Any) -> Any:
+        return tuple(duration_s(word) for word in given.split(",") if word.strip()) if isinstance(given, str) else given
+
+    @field_validator("egress_allow", mode="before")
+    @classmethod
+    def _read_networks(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        return tuple(ip_network(word.strip()) for word in given.split(",") if word.strip())
+
+    @field_validator("database_url", "broker_url", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, given: Any) -> Any:
+        return given or None
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, given: str | None) -> str | None:
+        if given is not None and not re.match(r"^postgres(ql)?(\+psycopg)?://", given):
+            raise ValueError("must start with postgresql://")
+        return given.replace("postgres://", "postgresql://", 1) if given else given
+
+    @field_validator("broker_url")
+    @classmethod
+    def _check_broker_url(cls, given: str | None) -> str | None:
+        if given is not None and not re.match(r"^amqps?://", given):
+            raise ValueError("must start with amqp:// or amqps://")
+        return given
+
+    @field_validator("bootstrap_api_key")
+    @classmethod
+    def _check_api_key(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None and not re.fullmatch(r"hari_[!-~]{24,}", given.get_secret_value()):
+            raise ValueError("must be hari_ and 24 or more printable characters")
+        return given
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Settings":
+        if (self.database_url is None) != (self.broker_url is None):
+            raise ValueError("HARI_DATABASE_URL and HARI_BROKER_URL are set both (real servers) or neither (embedded)")
+        if self.database_url is not None and self.secret_keys is None:
+            raise ValueError("HARI_SECRET_KEYS is needed with HARI_DATABASE_URL; make one with: hari new-secret-key")
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        """Whether everything lives in files under `data_dir`."""
+        return self.database_url is None
+
+    @property
+    def effective_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{(self.data_dir / 'hari.db').absolute()}"
+
+
+def duration_s(word: str) -> float:
+    """Seconds in `5s`, `2m`, `1h`, `250ms`, `1d`; raises ValueError that says the form."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)(ms|s|m|h|d)\s*", word)
+    if not found:
+        raise ValueError(f"{word!r} is no duration; write a number and ms, s, m, h or d, like 30s")
+    seconds = float(found[1]) * _UNITS_S[found[2]]
+    if not 0 < seconds <= 7 * 86400:
+        raise ValueError(f"{word!r} must be more than nothing and at most 7d")
+    return seconds
+
+
+def read_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """The settings of this process. Raises SettingsError naming every bad variable at once.
+
+    `environ` stands for the process's environment in tests; `.env` and /run/secrets are read only without it.
+    """
+    try:
+        if environ is not None:
+            given = {key[5:].lower(): value for key, value in environ.items() if key.startswith("HARI_")}
+            return Settings.model_validate({k: v for k, v in given.items() if k in Settings.model_fields} | overrides)
+        source: dict[str, Any] = {"_secrets_dir": SECRETS_DIR} if SECRETS_DIR.is_dir() else {}
+        return Settings(**source, **overrides)
+    except ValidationError as error:
+        raise SettingsError("\n".join(["these settings cannot be used:", *_faults(error)])) from None
+
+
+def _faults(error: ValidationError) -> list[str]:
+    faults = []
+    for fault in error.errors(include_url=False, include_input=False, include_context=False):
+        name = f"HARI_{str(fault['loc'][0]).upper()}: " if fault["loc"] else ""
+        faults.append(f"  {name}{fault['msg'].removeprefix('Value error, ')}")
+    return faults

@@ -1,0 +1,186 @@
+"""What travels: the event envelope (the broker's message and the subscriber's POST alike) and delivery tasks. Pure.
+
+The envelope is the public contract of docs/asyncapi.yaml. Encoding is canonical: `encode(decode(x)) == x` for whatever
+`encode` made, so that one hash tells a repeat from another body under the same id.
+"""
+
+import hashlib
+import re
+from collections.abc import Collection, Mapping
+from datetime import date, datetime
+from typing import Any
+
+import orjson
+
+from shared.clock import rfc3339
+from shared.errors import Malformed
+from shared.model import Actor, Change, DeliveryTask, Event, Json
+
+EVENT_ID = re.compile(r"[A-Za-z0-9_:-]{1,64}")
+MAX_PAYLOAD_BYTES = 1024 * 1024
+TASK_FORMAT = 1
+
+
+def new_event(
+    *,
+    event_id: str,
+    change: Change,
+    entity: str,
+    record: Mapping[str, Any],
+    timestamp: datetime,
+    user: Actor,
+    previous: Mapping[str, Any] | None = None,
+    test: bool = False,
+    hop: int = 0,
+    traceparent: str | None = None,
+) -> Event:
+    """The event of a change that we made ourselves. `previous` (of an update): what changed, with its old values."""
+    payload: Json = {
+        "id": event_id,
+        "event": change.value,
+        "entity": entity,
+        "record": dict(record),
+        "timestamp": rfc3339(timestamp),
+        "user": {"id": user.id, "name": user.name},
+    }
+    if change is Change.UPDATED and previous is not None:
+        payload["changed"] = sorted(previous)
+        payload["previous"] = {name: previous[name] for name in sorted(previous)}
+    if test:
+        payload["test"] = True
+    return Event(event_id, entity, change, str(record["id"]), orjson.dumps(payload), payload, hop, traceparent)
+
+
+def decode_event(body: bytes, headers: Mapping[str, object], entities: Collection[str]) -> Event:
+    """The event in a broker message or an item of POST /events; raises Malformed with the JSON pointer at fault.
+
+    Keys that the contract does not name are dropped; the timestamp is normalised to UTC milliseconds.
+    """
+    try:
+        given = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Malformed(f"not valid JSON: {error}") from None
+    return read_event(given, entities, hop=_hop(headers), traceparent=_text(headers.get("traceparent")))
+
+
+def read_event(given: Any, entities: Collection[str], *, hop: int = 0, traceparent: str | None = None) -> Event:
+    """The event in parsed JSON; see `decode_event`."""
+    if not isinstance(given, dict):
+        raise Malformed("the message must be a JSON object")
+    event_id = given.get("id")
+    if not isinstance(event_id, str) or not EVENT_ID.fullmatch(event_id):
+        raise Malformed("/id: must be 1 to 64 characters of A-Z a-z 0-9 _ : -")
+    if given.get("event") not in ("created", "updated", "deleted"):
+        raise Malformed('/event: must be "created", "updated" or "deleted"')
+    entity = given.get("entity")
+    if not isinstance(entity, str) or entity not in entities:
+        raise Malformed(f"/entity: must be a declared entity, one of {', '.join(sorted(entities))}")
+    record = given.get("record")
+    if not isinstance(record, dict):
+        raise Malformed("/record: must be a JSON object, the full record")
+    record_id = record.get("id")
+    if isinstance(record_id, bool) or not isinstance(record_id, str | int) or not 1 <= len(str(record_id)) <= 200:
+        raise Malformed("/record/id: must be a string of 1 to 200 characters, or an integer")
+    payload: Json = {
+        "id": event_id,
+        "event": given["event"],
+        "entity": entity,
+        "record": record,
+        "timestamp": _timestamp(given.get("timestamp")),
+    }
+    if given.get("user") is not None:
+        payload["user"] = _user(given["user"])
+    if given["event"] == "updated":
+        payload |= _differences(given)
+    change = Change(given["event"])
+    return Event(event_id, entity, change, str(record_id), _dump(payload), payload, hop, traceparent)
+
+
+def body_hash(body: bytes) -> bytes:
+    """SHA-256 of a canonical body."""
+    return hashlib.sha256(body).digest()
+
+
+def routing_key(event: Event) -> str:
+    """`record.<Entity>.<created|updated|deleted>`."""
+    return f"record.{event.entity}.{event.change.value}"
+
+
+def event_headers(hop: int, traceparent: str | None) -> dict[str, str | int]:
+    """The AMQP headers that travel beside an event."""
+    headers: dict[str, str | int] = {"x-hari-hop": hop} if hop else {}
+    return headers | ({"traceparent": traceparent} if traceparent else {})
+
+
+def encode_task(task: DeliveryTask) -> bytes:
+    """A delivery task as bytes, with its format's number first."""
+    return orjson.dumps(
+        {"v": TASK_FORMAT, "delivery_id": task.delivery_id, "event_day": task.event_day, "attempt_no": task.attempt_no}
+    )
+
+
+def decode_task(body: bytes) -> DeliveryTask:
+    """The task in these bytes; raises Malformed."""
+    try:
+        given = orjson.loads(body)
+        if given["v"] != TASK_FORMAT:
+            raise Malformed(f"delivery task of format {given['v']}, this version reads {TASK_FORMAT}")
+        task = DeliveryTask(given["delivery_id"], date.fromisoformat(given["event_day"]), given["attempt_no"])
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise Malformed(f"not a delivery task: {error}") from None
+    if not isinstance(task.delivery_id, str) or not isinstance(task.attempt_no, int) or task.attempt_no < 1:
+        raise Malformed("not a delivery task: delivery_id must be text, attempt_no a number from 1")
+    return task
+
+
+def _timestamp(given: object) -> str:
+    try:
+        moment = datetime.fromisoformat(given) if isinstance(given, str) else None
+        if moment is not None and moment.tzinfo is not None:
+            return rfc3339(moment)
+    except (ValueError, OverflowError):
+        pass
+    raise Malformed("/timestamp: must be an RFC 3339 time with an offset, like 2026-11-23T10:15:30.123Z")
+
+
+def _user(given: object) -> Json:
+    if isinstance(given, dict) and isinstance(given.get("id"), str | int) and isinstance(given.get("name"), str):
+        return {"id": str(given["id"]), "name": given["name"]}
+    raise Malformed('/user: must be {"id": text, "name": text}')
+
+
+def _differences(given: Json) -> Json:
+    changed, previous = given.get("changed"), given.get("previous")
+    if changed is not None and not (isinstance(changed, list) and all(isinstance(name, str) for name in changed)):
+        raise Malformed("/changed: must be a list of field names")
+    if previous is not None and not isinstance(previous, dict):
+        raise Malformed("/previous: must be an object of field names and their former values")
+    found: Json = {}
+    if changed is not None or previous is not None:
+        found["changed"] = sorted(set(changed if changed is not None else previous or ()))
+    if previous is not None:
+        found["previous"] = previous
+    return found
+
+
+def _dump(payload: Json) -> bytes:
+    try:
+        return orjson.dumps(payload)
+    except (TypeError, ValueError) as error:
+        raise Malformed(f"cannot be written as JSON again: {error}") from None
+
+
+def _hop(headers: Mapping[str, object]) -> int:
+    hop = headers.get("x-hari-hop")
+    return min(hop, 1000) if isinstance(hop, int) and hop > 0 else 0
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    # A traceparent has one form (W3C Trace Context, "traceparent Header"); another one is not passed on.
+    return (
+        value
+        if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", value)
+        else None
+    )
