@@ -83,11 +83,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryTask:
-    """A message that asks for attempt `attempt_no` of a delivery. `event_day` finds the delivery's partition."""
+    """A message that asks for attempt `attempt_no` of a delivery.
+
+    `event_day` finds the delivery's partition, `webhook_id` its place in line, both without asking the database.
+    """
 
     delivery_id: str
     event_day: date
     attempt_no: int
+    webhook_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,16 @@ class Webhook:
     """Signs too while a rotation overlaps; None once the overlap is over."""
     deactivated_reason: str | None = None
     deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What matching needs of an active webhook: kept in memory by every dispatcher."""
+
+    webhook_id: str
+    entity: str
+    trigger: Trigger
+    concurrency: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +182,11 @@ class Outcome:
     def succeeded(self) -> bool:
         """2xx, and nothing else (Standard Webhooks, "Delivery success and failure")."""
         return self.problem is None and self.status is not None and 200 <= self.status < 300
+
+    @property
+    def word(self) -> str | None:
+        """The `error` of the API and the log: the problem's word, None when a status decided."""
+        return None if self.problem is None else self.problem.value
 
     @property
     def gone(self) -> bool:

@@ -86,6 +86,23 @@ def _later_sqlite(element: later, compiler: Any, **kw: Any) -> str:
     return f"CAST(ROUND((julianday('now') - 2440587.5) * 86400000 + {seconds} * 1000) AS INTEGER)"
 
 
+class today(FunctionElement[date]):
+    """The database's day, in UTC."""
+
+    inherit_cache = True
+    type = Date()
+
+
+@compiles(today, "postgresql")
+def _today_postgresql(_element: today, _compiler: Any, **_kw: Any) -> str:
+    return "(statement_timestamp() AT TIME ZONE 'UTC')::date"
+
+
+@compiles(today, "sqlite")
+def _today_sqlite(_element: today, _compiler: Any, **_kw: Any) -> str:
+    return "date('now')"
+
+
 class Rows:
     """A batch of rows as a table inside one statement: unnest() of arrays on PostgreSQL, json_each() on SQLite.
 
@@ -129,4 +146,4 @@ def _to_json(value: Any) -> Any:
     return value.isoformat() if isinstance(value, date) else value
 
 
-__all__ = ["BigInteger", "Date", "Float", "Integer", "Rows", "Text", "UtcTime", "later", "now"]
+__all__ = ["BigInteger", "Date", "Float", "Integer", "Rows", "Text", "UtcTime", "later", "now", "today"]

@@ -115,7 +115,13 @@ def event_headers(hop: int, traceparent: str | None) -> dict[str, str | int]:
 def encode_task(task: DeliveryTask) -> bytes:
     """A delivery task as bytes, with its format's number first."""
     return orjson.dumps(
-        {"v": TASK_FORMAT, "delivery_id": task.delivery_id, "event_day": task.event_day, "attempt_no": task.attempt_no}
+        {
+            "v": TASK_FORMAT,
+            "delivery_id": task.delivery_id,
+            "event_day": task.event_day,
+            "attempt_no": task.attempt_no,
+            "webhook_id": task.webhook_id,
+        }
     )
 
 
@@ -125,11 +131,13 @@ def decode_task(body: bytes) -> DeliveryTask:
         given = orjson.loads(body)
         if given["v"] != TASK_FORMAT:
             raise Malformed(f"delivery task of format {given['v']}, this version reads {TASK_FORMAT}")
-        task = DeliveryTask(given["delivery_id"], date.fromisoformat(given["event_day"]), given["attempt_no"])
+        day = date.fromisoformat(given["event_day"])
+        task = DeliveryTask(given["delivery_id"], day, given["attempt_no"], given["webhook_id"])
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise Malformed(f"not a delivery task: {error}") from None
-    if not isinstance(task.delivery_id, str) or not isinstance(task.attempt_no, int) or task.attempt_no < 1:
-        raise Malformed("not a delivery task: delivery_id must be text, attempt_no a number from 1")
+    texts = isinstance(task.delivery_id, str) and isinstance(task.webhook_id, str)
+    if not texts or not isinstance(task.attempt_no, int) or task.attempt_no < 1:
+        raise Malformed("not a delivery task: the ids must be text, attempt_no a number from 1")
     return task
 
 

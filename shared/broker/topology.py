@@ -81,7 +81,8 @@ def build(prefix: str, waits_s: Sequence[float]) -> Topology:
     to_dead, to_deliver = (terminal_exchange, "dead"), (deliver_exchange, "deliver")
     waits = tuple((ms, f"{name}.wait.{ms}") for ms in wait_lanes_ms(waits_s))
     work = (
-        Queue(f"{name}.events", ((events_exchange, "record.#"),), dead_letter=to_dead),
+        # The second binding is for the undertaker: an event that it publishes afresh must reach this queue alone.
+        Queue(f"{name}.events", ((events_exchange, "record.#"), (deliver_exchange, "events")), dead_letter=to_dead),
         Queue(f"{name}.deliver", (to_deliver,), dead_letter=to_dead),
         Queue(f"{name}.urgent", ((deliver_exchange, "urgent"),), dead_letter=to_dead),
     )

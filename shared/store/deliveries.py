@@ -1,0 +1,433 @@
+"""Deliveries: created at dispatch, claimed for one attempt at a time, ended once. The claim fences every race.
+
+A row is live while `check_at` is set. In flight: `lease_until` set. Waiting for a time: `next_attempt_at` set. Waiting
+for its turn (its webhook was at its cap): neither.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Executable,
+    and_,
+    bindparam,
+    case,
+    false,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from shared.model import DeliveryTask, State
+from shared.sql import Date, Float, Integer, Rows, Text, later, now, today
+from shared.tables import deliveries as d
+from shared.tables import outbox
+from shared.tables import webhooks as w
+
+LEASE_MARGIN_S = 15
+TURN_CHECK_S = 10
+LONGEST_CHECK_S = 3600
+IN_TURN = "its webhook is at its limit of concurrent requests"
+LIVE = (State.PENDING.value, State.WAITING.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A delivery to create. `claim`: a slot is free, so that its first attempt is claimed by the same insert."""
+
+    event_day: date
+    delivery_id: str
+    webhook_id: str
+    event_id: str
+    claim: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRow:
+    """A granted claim, without what other tables hold (body, URL, secret)."""
+
+    event_day: date
+    id: str
+    attempt_no: int
+    webhook_id: str
+    event_id: str
+    failures: int
+    unknowns: int
+    test: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an attempt makes of its delivery. `wait_s`: until the next attempt; `check_s`: until housekeeping looks."""
+
+    event_day: date
+    delivery_id: str
+    attempt_no: int
+    state: State
+    reason: str | None
+    failures: int
+    unknowns: int
+    wait_s: float | None
+    check_s: float | None
+    status: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DueRow:
+    """A live row that housekeeping should look at now."""
+
+    event_day: date
+    id: str
+    attempt_no: int
+    webhook_id: str
+    checks: int
+    concurrency: int
+    test: bool
+
+
+_MATCHES = Rows("matches", event_day=Date, id=Text, webhook_id=Text, event_id=Text, claim=Integer)
+_TASKS = Rows("tasks", event_day=Date, id=Text, attempt_no=Integer)
+_RESULTS = Rows(
+    "results",
+    event_day=Date,
+    id=Text,
+    attempt_no=Integer,
+    state=Text,
+    reason=Text,
+    failures=Integer,
+    unknowns=Integer,
+    wait_s=Float,
+    check_s=Float,
+    status=Integer,
+    error=Text,
+)
+_CLAIM_COLUMNS = tuple(d.c[name] for name in ClaimRow.__slots__)
+_LEASE_S = func.coalesce(bindparam("lease_s", type_=Float), w.c.timeout_s + LEASE_MARGIN_S)
+
+
+@cache
+def _insert_matches(dialect: str) -> Executable:
+    m = _MATCHES.table(dialect)
+    claimed = m.c.claim == 1
+    values: dict[str, Any] = {
+        "event_day": m.c.event_day,
+        "id": m.c.id,
+        "webhook_id": m.c.webhook_id,
+        "event_id": m.c.event_id,
+        "created_at": now(),
+        "test": false(),
+        "state": case((claimed, State.PENDING.value), else_=State.WAITING.value),
+        "reason": case((claimed, null()), else_=IN_TURN),
+        "attempt_no": m.c.claim,
+        "failures": literal(0),
+        "unknowns": literal(0),
+        "claimed_at": case((claimed, now()), else_=null()),
+        "lease_until": case((claimed, later(_LEASE_S)), else_=null()),
+        "check_at": case((claimed, later(_LEASE_S)), else_=later(literal(TURN_CHECK_S))),
+        "checks": literal(0),
+    }
+    rows = select(*values.values()).join_from(
+        m, w, and_(w.c.id == m.c.webhook_id, w.c.active, w.c.deleted_at.is_(None))
+    )
+    # WHERE: without one, SQLite reads ON CONFLICT as part of the join.
+    rows = rows.where(m.c.id.is_not(None))
+    into = (sqlite_insert if dialect == "sqlite" else postgresql_insert)(d).from_select(list(values), rows)
+    return into.on_conflict_do_nothing(index_elements=["event_day", "id"]).returning(d.c.id)
+
+
+def insert_matches(conn: Connection, matches: Sequence[Match], lease_s: float | None) -> set[str]:
+    """Create these deliveries, claimed or waiting for their turn; returns the ids of those it created.
+
+    What already exists is left as it is, and an inactive or deleted webhook gets none. `lease_s` overrides the lease of
+    timeout + 15 s.
+    """
+    dialect = conn.dialect.name
+    rows = sorted((m.event_day, m.delivery_id, m.webhook_id, m.event_id, int(m.claim)) for m in matches)
+    return set(conn.execute(_insert_matches(dialect), _MATCHES.params(dialect, rows) | {"lease_s": lease_s}).scalars())
+
+
+def _claimed_values(attempt_no: Any) -> dict[str, Any]:
+    return {
+        "state": State.PENDING.value,
+        "reason": null(),
+        "attempt_no": attempt_no,
+        "claimed_at": now(),
+        "lease_until": later(_LEASE_S),
+        "next_attempt_at": null(),
+        "check_at": later(_LEASE_S),
+        "checks": 0,
+    }
+
+
+@cache
+def _claim(dialect: str) -> Executable:
+    t = _TASKS.table(dialect)
+    free = and_(d.c.state.in_(LIVE), d.c.lease_until.is_(None), d.c.attempt_no == t.c.attempt_no - 1)
+    allowed = and_(w.c.id == d.c.webhook_id, w.c.deleted_at.is_(None), or_(w.c.active, d.c.test))
+    return (
+        update(d)
+        .where(d.c.event_day == t.c.event_day, d.c.id == t.c.id, free, allowed)
+        .values(_claimed_values(t.c.attempt_no))
+        .returning(*_CLAIM_COLUMNS)
+    )
+
+
+def claim(conn: Connection, tasks: Collection[DeliveryTask], lease_s: float | None) -> list[ClaimRow]:
+    """Claim the attempts that these tasks ask for; returns those granted, in no order.
+
+    Granted only if the delivery is live, not in flight, its last attempt is exactly the one before, and its webhook is
+    active (or this is a test) and not deleted, all at this moment. No row back: someone else has it, or it is over.
+    """
+    dialect = conn.dialect.name
+    rows = sorted({(task.event_day, task.delivery_id, task.attempt_no) for task in tasks})
+    found = conn.execute(_claim(dialect), _TASKS.params(dialect, rows) | {"lease_s": lease_s})
+    return [ClaimRow(*row) for row in found]
+
+
+@cache
+def _claim_in_turn(dialect: str) -> Executable:
+    first = (
+        select(d.c.event_day, d.c.id)
+        .where(d.c.webhook_id == bindparam("webhook_id"), d.c.state == State.WAITING.value)
+        .where(d.c.next_attempt_at.is_(None), d.c.lease_until.is_(None))
+        .order_by(d.c.created_at)
+        .limit(bindparam("most"))
+    )
+    if dialect == "postgresql":
+        first = first.with_for_update(skip_locked=True)
+    allowed = and_(w.c.id == d.c.webhook_id, w.c.active, w.c.deleted_at.is_(None))
+    return (
+        update(d)
+        .where(tuple_(d.c.event_day, d.c.id).in_(first), allowed)
+        .values(_claimed_values(d.c.attempt_no + 1))
+        .returning(*_CLAIM_COLUMNS)
+    )
+
+
+def claim_in_turn(conn: Connection, webhook_id: str, most: int, lease_s: float | None) -> list[ClaimRow]:
+    """Claim up to `most` deliveries of this webhook that wait for their turn, oldest first."""
+    values = {"webhook_id": webhook_id, "most": most, "lease_s": lease_s}
+    return [ClaimRow(*row) for row in conn.execute(_claim_in_turn(conn.dialect.name), values)]
+
+
+@cache
+def _wait_for_turn(dialect: str) -> Executable:
+    t = _TASKS.table(dialect)
+    return (
+        update(d)
+        .where(d.c.event_day == t.c.event_day, d.c.id == t.c.id, d.c.attempt_no == t.c.attempt_no - 1)
+        .where(d.c.state.in_(LIVE), d.c.lease_until.is_(None))
+        .values(
+            state=State.WAITING.value, reason=IN_TURN, next_attempt_at=null(), check_at=later(literal(TURN_CHECK_S))
+        )
+    )
+
+
+def wait_for_turn(conn: Connection, tasks: Collection[DeliveryTask]) -> None:
+    """These were asked for while their webhook was at its cap: they wait as rows, and no attempt is spent."""
+    dialect = conn.dialect.name
+    rows = sorted({(task.event_day, task.delivery_id, task.attempt_no) for task in tasks})
+    conn.execute(_wait_for_turn(dialect), _TASKS.params(dialect, rows))
+
+
+@cache
+def _apply_results(dialect: str) -> Executable:
+    r = _RESULTS.table(dialect)
+    return (
+        update(d)
+        .where(d.c.event_day == r.c.event_day, d.c.id == r.c.id, d.c.attempt_no == r.c.attempt_no)
+        .where(d.c.state == State.PENDING.value, d.c.lease_until.is_not(None))
+        .values(
+            state=r.c.state,
+            reason=r.c.reason,
+            failures=r.c.failures,
+            unknowns=r.c.unknowns,
+            lease_until=null(),
+            next_attempt_at=later(r.c.wait_s),
+            check_at=later(r.c.check_s),
+            checks=0,
+            last_status=r.c.status,
+            last_error=r.c.error,
+        )
+        .returning(d.c.id, d.c.attempt_no)
+    )
+
+
+def apply_results(conn: Connection, results: Collection[Result]) -> set[tuple[str, int]]:
+    """End these claims; returns the (delivery id, attempt number) of those that were still in flight.
+
+    The others come too late: housekeeping has closed them, or a later attempt or a person has moved the delivery on.
+    """
+    dialect = conn.dialect.name
+    rows = sorted((tuple(getattr(r, name) for name in Result.__slots__) for r in results), key=lambda row: row[:3])
+    return {(row.id, row.attempt_no) for row in conn.execute(_apply_results(dialect), _RESULTS.params(dialect, rows))}
+
+
+def deliver_late(conn: Connection, results: Collection[Result]) -> None:
+    """A 2xx that comes after its claim was closed still wins, whatever became of the delivery since."""
+    for r in sorted(results, key=lambda r: (r.event_day, r.delivery_id)):
+        conn.execute(
+            update(d)
+            .where(d.c.event_day == r.event_day, d.c.id == r.delivery_id, d.c.state != State.DELIVERED.value)
+            .values(
+                state=State.DELIVERED.value,
+                reason=None,
+                lease_until=None,
+                next_attempt_at=None,
+                check_at=None,
+                last_status=r.status,
+                last_error=None,
+            )
+        )
+
+
+def expired_claims(conn: Connection, limit: int = 500) -> list[tuple[ClaimRow, datetime]]:
+    """Claims whose lease is over, with the time they were made; their rows are locked until the transaction ends."""
+    late = select(*_CLAIM_COLUMNS, d.c.claimed_at).where(d.c.check_at <= now(), d.c.lease_until <= now())
+    return _closable(conn, late.order_by(d.c.event_day, d.c.id).limit(limit))
+
+
+def every_claim(conn: Connection, limit: int = 500) -> list[tuple[ClaimRow, datetime]]:
+    """Claims in flight whatever their lease: for a start that knows every owner dead (embedded, lock held)."""
+    return _closable(conn, select(*_CLAIM_COLUMNS, d.c.claimed_at).where(d.c.lease_until.is_not(None)).limit(limit))
+
+
+def _closable(conn: Connection, statement: Any) -> list[tuple[ClaimRow, datetime]]:
+    if conn.dialect.name == "postgresql":
+        statement = statement.with_for_update(skip_locked=True)
+    return [(ClaimRow(*row[:-1]), row[-1]) for row in conn.execute(statement)]
+
+
+def due(conn: Connection, limit: int = 1000) -> list[DueRow]:
+    """Live rows that are due, in flight or not looked at too long; locked until the transaction ends."""
+    columns = (d.c.event_day, d.c.id, d.c.attempt_no, d.c.webhook_id, d.c.checks, w.c.concurrency, d.c.test)
+    statement = (
+        select(*columns)
+        .join(w, w.c.id == d.c.webhook_id)
+        .where(d.c.check_at <= now(), d.c.lease_until.is_(None), d.c.state.in_(LIVE))
+        .order_by(d.c.check_at)
+        .limit(limit)
+    )
+    if conn.dialect.name == "postgresql":
+        statement = statement.with_for_update(skip_locked=True, of=d)
+    return [DueRow(*row) for row in conn.execute(statement)]
+
+
+_CHECKS = Rows("checks", event_day=Date, id=Text, check_s=Float)
+
+
+@cache
+def _check_later(dialect: str, in_turn: bool) -> Executable:
+    c = _CHECKS.table(dialect)
+    moved: dict[str, Any] = {"check_at": later(c.c.check_s), "checks": d.c.checks + 1}
+    if in_turn:
+        moved |= {"state": State.WAITING.value, "reason": IN_TURN, "next_attempt_at": null()}
+    live = and_(d.c.event_day == c.c.event_day, d.c.id == c.c.id, d.c.lease_until.is_(None), d.c.state.in_(LIVE))
+    return update(d).where(live).values(moved)
+
+
+def check_later(conn: Connection, rows: Collection[DueRow], check_s: float, *, in_turn: bool = False) -> None:
+    """Look at these again after `check_s`, doubled for each time before, up to an hour.
+
+    `in_turn`: from now on they wait for their turn, not for a time.
+    """
+    dialect = conn.dialect.name
+    moves = sorted((r.event_day, r.id, min(check_s * 2 ** min(r.checks, 12), LONGEST_CHECK_S)) for r in rows)
+    conn.execute(_check_later(dialect, in_turn), _CHECKS.params(dialect, moves))
+
+
+def publish_by_row(conn: Connection, tasks: Collection[DeliveryTask]) -> None:
+    """The broker did not take these tasks: housekeeping publishes them when they are due."""
+    for task in sorted(tasks, key=lambda task: (task.event_day, task.delivery_id)):
+        conn.execute(
+            update(d)
+            .where(d.c.event_day == task.event_day, d.c.id == task.delivery_id, d.c.state.in_(LIVE))
+            .where(d.c.attempt_no == task.attempt_no - 1, d.c.lease_until.is_(None))
+            .values(check_at=func.coalesce(d.c.next_attempt_at, now()))
+        )
+
+
+_CANCELLED = {"state": State.CANCELLED.value, "next_attempt_at": None, "check_at": None}
+
+
+def cancel_waiting(conn: Connection, webhook_id: str, reason: str) -> int:
+    """Cancel what this webhook has waiting; attempts in flight finish and are logged. Returns how many."""
+    waiting = and_(d.c.check_at.is_not(None), d.c.lease_until.is_(None), d.c.state.in_(LIVE), d.c.test.is_(False))
+    return conn.execute(
+        update(d).where(d.c.webhook_id == webhook_id, waiting).values(_CANCELLED | {"reason": reason})
+    ).rowcount
+
+
+def cancel_of_inactive(conn: Connection, changed_within_s: float | None) -> int:
+    """Cancel what inactive and deleted webhooks still have waiting; `changed_within_s` looks at recent changes only."""
+    idle = select(w.c.id).where(or_(w.c.active.is_(False), w.c.deleted_at.is_not(None)))
+    if changed_within_s is not None:
+        idle = idle.where(w.c.updated_at >= later(literal(-changed_within_s)))
+    cancelled = 0
+    for webhook_id in conn.execute(idle).scalars().all():
+        cancelled += cancel_waiting(conn, webhook_id, "the webhook was deactivated or deleted")
+    return cancelled
+
+
+def expire(conn: Connection, schedule_s: float, limit: int = 500) -> int:
+    """End as dead what waited for its turn longer than the whole schedule without an attempt. Returns how many."""
+    first = select(d.c.event_day, d.c.id).where(
+        d.c.state == State.WAITING.value,
+        d.c.next_attempt_at.is_(None),
+        d.c.lease_until.is_(None),
+        func.coalesce(d.c.claimed_at, d.c.created_at) < later(literal(-schedule_s)),
+    )
+    dead = _CANCELLED | {"state": State.DEAD.value, "reason": "expired"}
+    return conn.execute(update(d).where(tuple_(d.c.event_day, d.c.id).in_(first.limit(limit))).values(dead)).rowcount
+
+
+def cancel_lost_tests(conn: Connection) -> None:
+    """End tests that no dispatcher took in time: a test is sent now or never."""
+    lost = and_(d.c.test, d.c.attempt_no == 0, d.c.check_at <= now(), d.c.state == State.PENDING.value)
+    conn.execute(update(d).where(lost).values(_CANCELLED | {"reason": "no dispatcher took the test in time"}))
+
+
+def create_test(conn: Connection, *, delivery_id: str, webhook_id: str, event_id: str, give_up_s: float) -> date:
+    """A delivery that is a test: one attempt, on an inactive webhook too. Returns its event day."""
+    day: date = conn.execute(select(today())).scalar_one()
+    conn.execute(
+        insert(d).values(
+            event_day=day,
+            id=delivery_id,
+            webhook_id=webhook_id,
+            event_id=event_id,
+            created_at=now(),
+            test=True,
+            state=State.PENDING.value,
+            attempt_no=0,
+            failures=0,
+            unknowns=0,
+            check_at=later(literal(give_up_s)),
+            checks=0,
+        )
+    )
+    return day
+
+
+def states(conn: Connection, keys: Collection[tuple[date, str]]) -> dict[str, State]:
+    """The state of each of these deliveries that exists."""
+    rows = conn.execute(select(d.c.id, d.c.state).where(tuple_(d.c.event_day, d.c.id).in_(sorted(keys))))
+    return {row.id: State(row.state) for row in rows}
+
+
+def event_is_dispatched(conn: Connection, event_id: str) -> bool:
+    """Whether this event's deliveries exist (True too for an event we do not know)."""
+    row = conn.execute(select(outbox.c.dispatched_at).where(outbox.c.event_id == event_id)).one_or_none()
+    return row is None or row.dispatched_at is not None
