@@ -6,12 +6,13 @@ SQLite, a few on PostgreSQL.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool
@@ -42,7 +43,7 @@ class Database:
         Raises Unavailable when the database is away, or a deadlock or an in-doubt commit asks for the same work again;
         Malformed when it refuses a value.
         """
-        with _our_errors(), self.engine.begin() as conn:
+        with our_errors(), self.engine.begin() as conn:
             yield conn
 
     async def run(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -90,12 +91,22 @@ def _postgresql_engine(url: Any, threads: int) -> Engine:
 
 
 def single_connection_engine(database: Database) -> Engine:
-    """A second engine that opens a new connection for each `connect()`: for locks and LISTEN, which hold one."""
+    """A second engine that opens a new connection at each `connect()`: for the relay, which holds one with its lock."""
     return create_engine(database.engine.url, poolclass=NullPool, connect_args={"connect_timeout": 5})
 
 
+def open_listener(database: Database, channels: Iterable[str]) -> psycopg.Connection[Any]:
+    """A connection that LISTENs on these channels and does nothing else (PostgreSQL). Raises psycopg's errors."""
+    url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = psycopg.connect(url, autocommit=True, connect_timeout=5, application_name="hari-listen")
+    for channel in channels:
+        connection.execute(f"LISTEN {channel}".encode())
+    return connection
+
+
 @contextmanager
-def _our_errors() -> Iterator[None]:
+def our_errors() -> Iterator[None]:
+    """Turns the driver's errors into ours, for the few who hold a connection of their own."""
     try:
         yield
     except (OperationalError, InterfaceError) as error:

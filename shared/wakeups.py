@@ -6,14 +6,18 @@ A wake-up saves waiting, never carries anything: whoever waits also polls.
 import asyncio
 import logging
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
-from shared.db import Database, single_connection_engine
+from shared.db import Database, open_listener
 from shared.errors import Unavailable
 
 LEAST_GAP_S = 0.01
 CHANNELS = ("outbox", "webhooks")
+if TYPE_CHECKING:
+    import psycopg
+
 _log = logging.getLogger("hari.wakeups")
 
 
@@ -67,10 +71,10 @@ class Wakeups:
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
-        engine = single_connection_engine(self._database)
+        names = [f"hari_{channel}" for channel in CHANNELS]
         while True:
             try:
-                connection = await loop.run_in_executor(None, _open_listener, engine)
+                connection = await loop.run_in_executor(None, open_listener, self._database, names)
                 lost: asyncio.Future[None] = loop.create_future()
                 descriptor = connection.fileno()
                 loop.add_reader(descriptor, self._on_readable, connection, lost)
@@ -85,8 +89,8 @@ class Wakeups:
                 _log.info("listening for wake-ups again in a second: %s", type(error).__name__)
             await asyncio.sleep(1)
 
-    def _on_readable(self, connection: object, lost: "asyncio.Future[None]") -> None:
-        wire = connection.pgconn  # type: ignore[attr-defined]
+    def _on_readable(self, connection: "psycopg.Connection[Any]", lost: "asyncio.Future[None]") -> None:
+        wire = connection.pgconn
         try:
             wire.consume_input()
             while notice := wire.notifies():
@@ -101,13 +105,3 @@ class Wakeups:
 def _notify_all(conn: Connection, channels: set[str]) -> None:
     for channel in channels:
         conn.execute(text(f"NOTIFY hari_{channel}"))
-
-
-def _open_listener(engine: object) -> object:
-    import psycopg
-
-    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)  # type: ignore[attr-defined]
-    connection = psycopg.connect(url, autocommit=True, connect_timeout=5, application_name="hari-listen")
-    for channel in CHANNELS:
-        connection.execute(f"LISTEN hari_{channel}".encode())
-    return connection
