@@ -1,0 +1,1 @@
+"""Tests. `servers` finds or makes PostgreSQL and RabbitMQ, `waiting` holds the deadlines."""

@@ -1,0 +1,137 @@
+"""Fixtures of the whole suite: servers, names and databases of one's own, and the list of tests that had no server."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import make_url
+
+from tests.servers import (
+    CannotHave,
+    OwnPostgreSQL,
+    OwnRabbitMQ,
+    delete_by_prefix,
+    own_postgresql,
+    own_rabbitmq,
+    postgresql_for_tests,
+    rabbitmq_for_tests,
+)
+
+NOT_RUN = "not run, no server: "
+MARKERS = {
+    "rabbitmq_server": "rabbitmq",
+    "own_rabbitmq_server": "rabbitmq",
+    "postgresql_server": "postgresql",
+    "own_postgresql_server": "postgresql",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server, so that `-m "not rabbitmq"` is a choice."""
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in MARKERS:
+                item.add_marker(MARKERS[fixture])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Name every test that had no server, in the last lines."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    missed = [(report.nodeid, report.longrepr[2]) for report in skipped if NOT_RUN in str(report.longrepr)]
+    if missed:
+        terminalreporter.section(f"{len(missed)} tests NOT RUN for want of a server", yellow=True)
+        for nodeid, reason in missed:
+            terminalreporter.write_line(f"{nodeid}: {reason.partition(NOT_RUN)[2].splitlines()[0]}")
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The RabbitMQ that tests share: `.url`, `.source`. Not to be killed; `own_rabbitmq_server` is."""
+    yield from _server(request, rabbitmq_for_tests)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The PostgreSQL that tests share: `.url`, `.source`. Not to be killed; `own_postgresql_server` is."""
+    yield from _server(request, postgresql_for_tests)
+
+
+@pytest.fixture(scope="module")
+def own_rabbitmq_server(request: pytest.FixtureRequest) -> Iterator[OwnRabbitMQ]:
+    """A RabbitMQ for the tests of one module, to `kill()`, `restart()` and bend with `ctl(...)`."""
+    yield from _server(request, own_rabbitmq)
+
+
+@pytest.fixture(scope="module")
+def own_postgresql_server(request: pytest.FixtureRequest) -> Iterator[OwnPostgreSQL]:
+    """A PostgreSQL for the tests of one module, to `kill()` and `restart()`."""
+    yield from _server(request, own_postgresql)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url(rabbitmq_server: Any) -> str:
+    return str(rabbitmq_server.url)
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(postgresql_server: Any) -> str:
+    return str(postgresql_server.url)
+
+
+@pytest.fixture
+def queue_prefix(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A prefix of this test's own; what bears it on a server the test used is deleted afterwards."""
+    prefix = f"t{secrets.token_hex(4)}."
+    servers = [
+        request.getfixturevalue(fixture)
+        for fixture in ("rabbitmq_server", "own_rabbitmq_server")
+        if fixture in request.fixturenames
+    ]
+    yield prefix
+    for server in servers:
+        delete_by_prefix(server, prefix)
+
+
+@pytest.fixture
+def postgresql_database_url(postgresql_url: str) -> Iterator[str]:
+    """A fresh empty database, dropped after the test."""
+    name = f"t{secrets.token_hex(6)}"
+    with psycopg.connect(postgresql_url, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield make_url(postgresql_url).set(database=name).render_as_string(hide_password=False)
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def sqlite_database_url(tmp_path: Path) -> str:
+    """A database file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'hari.db'}"
+
+
+def _server(request: pytest.FixtureRequest, find: Any) -> Iterator[Any]:
+    try:
+        server = find()
+    except CannotHave as reason:
+        text = f"{NOT_RUN}{reason}"
+        if os.environ.get("CI", "").lower() in ("true", "1"):
+            pytest.fail(text, pytrace=False)
+        pytest.skip(text)
+    _say(request.config, f"server: {server.source}")
+    yield server
+    server.stop()
+
+
+def _say(config: pytest.Config, line: str) -> None:
+    """Write one line to the terminal, past pytest's capture."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    capture: Any = config.pluginmanager.get_plugin("capturemanager")
+    if reporter is not None and capture is not None:
+        with capture.global_and_fixture_disabled():
+            reporter.ensure_newline()
+            reporter.write_line(line)
