@@ -13,13 +13,11 @@ from typing import TypeVar
 
 from shared.broker.embedded_thread import Command, Commands, Tap, Worker
 from shared.broker.port import Message, Received
-from shared.broker.topology import PROBE_MS, Topology
-from shared.errors import SettingsError, Unavailable
-from shared.ids import new_id
+from shared.broker.probe import probe
+from shared.broker.topology import Topology
+from shared.errors import Unavailable
 
 T = TypeVar("T")
-
-PROBE_DEADLINE_S = 5.0
 
 
 class Embedded:
@@ -45,23 +43,7 @@ class Embedded:
         await self._call(partial(self._worker.declare, topology))
 
     async def self_check(self, topology: Topology) -> None:
-        probe = Message(topology.probe_exchange, "wait", b"", message_id=new_id("probe"))
-        consumer = await self.consume(topology.probe, prefetch=100)
-        try:
-            async with asyncio.timeout(PROBE_DEADLINE_S):
-                refused = (await self.publish([probe]))[0]
-                while refused is None:
-                    batch = await consumer.next_batch(100, 0)
-                    consumer.ack(batch)
-                    if any(received.message_id == probe.message_id for received in batch):
-                        return
-        except TimeoutError:
-            refused = f"it did not come back within {PROBE_DEADLINE_S:g} s"
-        finally:
-            await consumer.stop()
-        raise SettingsError(
-            f"The broker failed its self-check, a message through a {PROBE_MS} ms wait queue: {refused}"
-        )
+        await probe(self, topology)
 
     async def publish(self, messages: Sequence[Message]) -> list[str | None]:
         try:

@@ -133,6 +133,7 @@ class Worker:
         if self._thread.ident is not None:
             self._commands.put(Command(self._end, None, stored=False))
             await self._ended
+            self._thread.join()  # it has nothing left to do
 
     # -- commands
 
