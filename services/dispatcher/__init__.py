@@ -1,0 +1,1 @@
+"""Match, deliver, log, retry: read `pipeline.py` from top to bottom first."""

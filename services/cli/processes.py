@@ -1,0 +1,170 @@
+"""The processes: each role alone, or all of them in one (`hari up`)."""
+
+import asyncio
+import contextlib
+import fcntl
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import requests
+import uvloop
+from shared.migrate import check_schema, migrate
+
+from services.dispatcher import service as dispatcher
+from services.producer import service as producer
+from services.producer.relay import Relay
+from shared import logs, metrics
+from shared.assembly import Parts, open_parts
+from shared.db import Database
+from shared.errors import SettingsError
+from shared.process import Readiness, metrics_port, stop_on_signals
+from shared.settings import Settings, read_settings
+
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+CONNECTED_POLL_S = 0.5
+
+Role = Callable[[Parts, asyncio.Event, Callable[[], None]], Awaitable[None]]
+
+
+async def _relay(parts: Parts, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+    relay = Relay(parts.database, parts.broker, parts.topology, parts.wakeups, parts.settings.reconcile_after_s, stop)
+    await _declare(parts)
+    ready()
+    await relay.run()
+
+
+async def _declare(parts: Parts) -> None:
+    from services.dispatcher.patience import Patience
+
+    await Patience()(parts.broker.declare, parts.topology)
+
+
+ROLES: dict[str, Role] = {"producer": producer.serve, "relay": _relay, "dispatcher": dispatcher.serve}
+
+
+def up() -> None:
+    """All roles in one process, on one loop; migrates first, refuses a data directory that is in use."""
+    settings = read_settings()
+    on_loopback = all(_is_loopback(host) for host, _ in (settings.producer_bind, settings.metrics_bind))
+    opened = on_loopback and not settings.egress_allow
+    if opened:
+        settings = settings.model_copy(update={"egress_allow": LOOPBACK})
+    logs.set_up(settings.log_format, "up")
+    with _data_dir_lock(settings):
+        migrate(settings.effective_database_url)
+        if opened:
+            print("hari: everything listens on loopback, so webhooks may call 127.0.0.0/8 and ::1 too", file=sys.stderr)
+        uvloop.run(_serve(settings, dict(ROLES), announce=True))
+
+
+def run_role(role: str) -> None:
+    """One role until SIGTERM or SIGINT."""
+    settings = read_settings()
+    if settings.embedded:
+        raise SettingsError(
+            "on embedded defaults everything runs in one process: start it with `hari up`, "
+            "or set HARI_DATABASE_URL and HARI_BROKER_URL"
+        )
+    logs.set_up(settings.log_format, role)
+    database = Database(settings.effective_database_url)
+    check_schema(database)
+    database.close()
+    uvloop.run(_serve(settings, {role: ROLES[role]}))
+
+
+def migrate_now() -> None:
+    """Bring the schema to this version."""
+    settings = read_settings()
+    logs.set_up(settings.log_format, "migrate")
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    with _data_dir_lock(settings):
+        migrate(settings.effective_database_url)
+    print("hari: the database is at this version's schema", file=sys.stderr)
+
+
+def health() -> int:
+    """0 when the process that serves HARI_METRICS_BIND on this host is ready, else 1 and what is missing."""
+    host, port = read_settings().metrics_bind
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    try:
+        answer = requests.get(f"http://{f'[{host}]' if ':' in host else host}:{port}/readyz", timeout=3)
+    except requests.RequestException as error:
+        print(f"not running: {type(error).__name__}")
+        return 1
+    print(answer.text.strip())
+    return 0 if answer.ok else 1
+
+
+async def _serve(settings: Settings, roles: dict[str, Role], *, announce: bool = False) -> None:
+    stop = stop_on_signals()
+    parts = open_parts(settings)
+    readiness = Readiness(*roles, "broker")
+    with metrics_port(settings.metrics_bind, readiness):
+        parts.wakeups.start()
+        await parts.broker.start()
+        tasks = [
+            asyncio.create_task(role(parts, stop, lambda name=name: readiness.set(name, None)), name=name)  # type: ignore[misc, arg-type]
+            for name, role in roles.items()
+        ]
+        watching = asyncio.create_task(_watch_broker(parts, readiness))
+        if announce:
+            announcing = asyncio.create_task(_announce(settings, readiness))
+        try:
+            await _until_stopped(stop, tasks)
+        finally:
+            stop.set()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            watching.cancel()
+            if announce:
+                announcing.cancel()
+            await parts.close()
+
+
+async def _until_stopped(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    for task in tasks:
+        if task.done():
+            task.result()  # a role that ended by itself ends the process with its error
+    await asyncio.gather(*tasks)
+
+
+async def _watch_broker(parts: Parts, readiness: Readiness) -> None:
+    while True:
+        metrics.broker_connected.set(parts.broker.connected)
+        readiness.set("broker", None if parts.broker.connected else "not connected")
+        await asyncio.sleep(CONNECTED_POLL_S if not readiness.troubles else 0.02)
+
+
+async def _announce(settings: Settings, readiness: Readiness) -> None:
+    await readiness.wait()
+    host, port = settings.producer_bind
+    print(f"hari: ready. API on http://{host}:{port}  (stop with Ctrl-C)", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _data_dir_lock(settings: Settings) -> Iterator[None]:
+    """One process a data directory; the lock goes with the process, however it ends."""
+    if not settings.embedded:
+        yield
+        return
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with Path(settings.data_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            where = settings.data_dir.absolute()
+            raise SettingsError(
+                f"another hari process uses {where}: stop it, or set HARI_DATA_DIR to another directory"
+            ) from None
+        yield
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

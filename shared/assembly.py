@@ -1,0 +1,73 @@
+"""From settings to the things every process holds: database, broker, topology, secret box, egress rules."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from shared.broker.port import Broker
+from shared.broker.topology import Topology, build
+from shared.db import Database
+from shared.egress import EgressRules
+from shared.entities import Entities, read_entities
+from shared.secrets import SecretBox, local_keys
+from shared.settings import Settings
+from shared.wakeups import Wakeups
+
+VERSION = version("hari-webhooks")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What `open_parts` opened; `close` when done."""
+
+    settings: Settings
+    database: Database
+    broker: Broker
+    topology: Topology
+    wakeups: Wakeups
+    box: SecretBox
+    rules: EgressRules
+    entities: Entities
+
+    async def close(self) -> None:
+        """Close broker, wake-ups and database, in this order."""
+        await self.broker.close()
+        await self.wakeups.close()
+        self.database.close()
+
+
+def open_parts(settings: Settings) -> Parts:
+    """Open everything; nothing connects yet. On embedded defaults the data directory is made."""
+    if settings.embedded:
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    entities = read_entities(settings.entities_file)
+    database = Database(settings.effective_database_url)
+    return Parts(
+        settings=settings,
+        database=database,
+        broker=_broker(settings),
+        topology=build(settings.queue_prefix, settings.retry_schedule),
+        wakeups=Wakeups(database),
+        box=SecretBox(_secret_keys(settings)),
+        rules=EgressRules(
+            allow=settings.egress_allow,
+            allow_http=settings.allow_http,
+            own_listeners=(settings.producer_bind, settings.metrics_bind),
+        ),
+        entities=entities,
+    )
+
+
+def _broker(settings: Settings) -> Broker:
+    if settings.broker_url is None:
+        from shared.broker.embedded import Embedded
+
+        return Embedded(settings.data_dir / "broker.db")
+    from shared.broker.rabbitmq import RabbitMQ
+
+    return RabbitMQ(settings.broker_url)
+
+
+def _secret_keys(settings: Settings) -> tuple[str, ...]:
+    if settings.secret_keys is not None:
+        return tuple(settings.secret_keys.get_secret_value().replace(",", " ").split())
+    return local_keys(settings.data_dir)
