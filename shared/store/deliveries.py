@@ -200,7 +200,7 @@ def claim(conn: Connection, tasks: Collection[DeliveryTask], lease_s: float | No
 def _claim_in_turn(dialect: str) -> Executable:
     first = (
         select(d.c.event_day, d.c.id)
-        .where(d.c.webhook_id == bindparam("webhook_id"), d.c.state == State.WAITING.value)
+        .where(d.c.webhook_id == bindparam("of_webhook"), d.c.state == State.WAITING.value)
         .where(d.c.next_attempt_at.is_(None), d.c.lease_until.is_(None))
         .order_by(d.c.created_at)
         .limit(bindparam("most"))
@@ -218,7 +218,7 @@ def _claim_in_turn(dialect: str) -> Executable:
 
 def claim_in_turn(conn: Connection, webhook_id: str, most: int, lease_s: float | None) -> list[ClaimRow]:
     """Claim up to `most` deliveries of this webhook that wait for their turn, oldest first."""
-    values = {"webhook_id": webhook_id, "most": most, "lease_s": lease_s}
+    values = {"of_webhook": webhook_id, "most": most, "lease_s": lease_s}
     return [ClaimRow(*row) for row in conn.execute(_claim_in_turn(conn.dialect.name), values)]
 
 
