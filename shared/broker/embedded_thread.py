@@ -119,7 +119,9 @@ class Worker:
         self.connection = connection.Connection(transport=Transport, transport_options={"path": str(path)})
         self._commands = commands
         self._to_commit: list[Command] = []
+        self._trouble: str | None = None
         self._declared = False
+        self._due_at: float | None = None
         self._stopping = False
         self._thread = Thread(target=self._run, name="hari-broker", daemon=True)
 
@@ -231,8 +233,9 @@ class Worker:
     def _sleep_s(self) -> float:
         if not self.connected:
             return AGAIN_S
-        due_at = self._transport.next_due_at() if self._declared else None
-        return LONGEST_SLEEP_S if due_at is None else min(max(0.0, due_at - time.time()), LONGEST_SLEEP_S)
+        if self._due_at is None:
+            return LONGEST_SLEEP_S
+        return min(max(0.0, self._due_at - time.time()), LONGEST_SLEEP_S)
 
     def _step(self, commands: list[Command]) -> None:
         """One transaction for everything that came in or is due, its answers, then what consumers have room for."""
@@ -246,28 +249,34 @@ class Worker:
             trouble = error
             self._to_commit = [command for command in stored if command.answer is None]
             results += [(command.answer, Unavailable(f"the broker's file: {error}")) for command in stored]
+        self._note(trouble)  # before the answers: who is refused finds `connected` false
         self.tell(_answer, results)
+        if trouble is None:
+            self._hand_out()
+
+    def _hand_out(self) -> None:
         try:
             for tap in self.taps:
-                if trouble is None and self._transport.lengths.get(tap.queue):
+                if self._transport.lengths.get(tap.queue):
                     tap.hand_out()
         except sqlite3.Error as error:
-            trouble = error
-        self._note(trouble)
+            self._note(error)
 
     def _commit(self, commands: list[Command]) -> list[Result]:
         with self._transport.transaction():
             results: list[Result] = [(command.answer, _result(command)) for command in commands]
             if self._declared:  # without bindings nothing can be dead-lettered
                 self._channel.dead_letter_due()
+                self._due_at = self._transport.next_due_at()
         return results
 
     def _note(self, trouble: sqlite3.Error | None) -> None:
-        if trouble is None:
-            self.connected = True
-        elif self.connected:
-            self.connected = False
-            log.warning("broker.unavailable", reason=str(trouble))
+        """Remember whether the file works, and log a trouble once."""
+        reason = None if trouble is None else str(trouble)
+        if reason is not None and reason != self._trouble:
+            log.warning("broker.unavailable", reason=reason)
+        self._trouble = reason
+        self.connected = reason is None
 
     def tell(self, callback: Callable[..., object], *args: object) -> None:
         """Have the event loop call back. A loop that is gone needs no answer, and the thread ends."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from shared.broker.topology import Topology
 
-HeaderValue = str | int | float | bool | bytes | None
+HeaderValue = str | int | bool | bytes | None  # no float: pika cannot send one
 
 
 @dataclass(frozen=True, slots=True)

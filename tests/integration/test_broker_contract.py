@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shared.broker.embedded import Embedded
-from shared.broker.port import Broker, Consumer, Message, Received
+from shared.broker.port import Broker, Consumer, HeaderValue, Message, Received
 from shared.broker.topology import Exchange, Queue, Topology, build
 from shared.errors import SettingsError, Unavailable
 from tests.waiting import eventually_async, run
@@ -115,7 +115,7 @@ async def depth_is(broker: Broker, queue: str, depth: int) -> None:
 @on_a_loop
 async def test_a_message_arrives_with_its_body_headers_and_id(adapter: Adapter) -> None:
     topology = standard(adapter)
-    headers = {"text": "grün", "number": -7, "big": 2**40, "ratio": 0.5, "yes": True, "nothing": None}
+    headers: dict[str, HeaderValue] = {"text": "grün", "number": -7, "big": 2**40, "yes": True, "nothing": None}
     sent = Message(topology.events_exchange, "record.Deal.created", b'\x00\xff {"a": 1}', "evt_1", headers)
     async with opened(adapter, topology) as broker:
         await publish(broker, [sent])
@@ -130,7 +130,7 @@ async def test_a_message_arrives_with_its_body_headers_and_id(adapter: Adapter) 
 @on_a_loop
 async def test_bytes_stay_bytes_in_a_header(adapter: Adapter) -> None:
     topology = standard(adapter)
-    headers = {"utf8": b"plain", "raw": b"\x00\xfe\xff"}
+    headers: dict[str, HeaderValue] = {"utf8": b"plain", "raw": b"\x00\xfe\xff"}
     async with opened(adapter, topology) as broker:
         await publish(broker, [Message(topology.deliver_exchange, "deliver", b"", "m", headers)])
         (received,) = await take(await broker.consume(topology.deliver, 1), 1)
