@@ -13,6 +13,7 @@ import pytest
 
 from shared.broker.embedded import Embedded
 from shared.broker.port import Broker, Consumer, HeaderValue, Message, Received
+from shared.broker.rabbitmq import RabbitMQ
 from shared.broker.topology import Exchange, Queue, Topology, build
 from shared.errors import SettingsError, Unavailable
 from tests.waiting import eventually_async, run
@@ -32,8 +33,6 @@ class Adapter:
 def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Adapter:
     if request.param == "embedded":
         return Adapter(lambda: Embedded(tmp_path / "broker.db"), "t.")
-    from shared.broker.rabbitmq import RabbitMQ
-
     url = request.getfixturevalue("rabbitmq_url")  # first: the prefix then knows which server to clean
     return Adapter(lambda: RabbitMQ(url), request.getfixturevalue("queue_prefix"))
 
