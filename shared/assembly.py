@@ -51,7 +51,7 @@ def open_parts(settings: Settings) -> Parts:
         rules=EgressRules(
             allow=settings.egress_allow,
             allow_http=settings.allow_http,
-            own_listeners=(settings.producer_bind, settings.metrics_bind),
+            own=frozenset({settings.producer_bind, settings.metrics_bind}),
         ),
         entities=entities,
     )

@@ -4,44 +4,43 @@ import asyncio
 import contextlib
 import fcntl
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 import requests
 import uvloop
-from shared.migrate import check_schema, migrate
 
-from services.dispatcher import service as dispatcher
-from services.producer import service as producer
-from services.producer.relay import Relay
 from shared import logs, metrics
 from shared.assembly import Parts, open_parts
 from shared.db import Database
 from shared.errors import SettingsError
+from shared.migrate import check_schema, migrate
 from shared.process import Readiness, metrics_port, stop_on_signals
 from shared.settings import Settings, read_settings
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 CONNECTED_POLL_S = 0.5
 
-Role = Callable[[Parts, asyncio.Event, Callable[[], None]], Awaitable[None]]
+Role = Callable[[Parts, asyncio.Event, Callable[[], None]], Coroutine[Any, Any, None]]
+ROLES = ("producer", "relay", "dispatcher")
 
 
-async def _relay(parts: Parts, stop: asyncio.Event, ready: Callable[[], None]) -> None:
-    relay = Relay(parts.database, parts.broker, parts.topology, parts.wakeups, parts.settings.reconcile_after_s, stop)
-    await _declare(parts)
-    ready()
-    await relay.run()
+def _role(name: str) -> Role:
+    """The service of this name; a process imports only what it runs."""
+    if name == "producer":
+        from services.producer import service as producer
 
+        return producer.serve
+    if name == "relay":
+        from services.producer import relay
 
-async def _declare(parts: Parts) -> None:
-    from services.dispatcher.patience import Patience
+        return relay.serve
+    from services.dispatcher import service as dispatcher
 
-    await Patience()(parts.broker.declare, parts.topology)
-
-
-ROLES: dict[str, Role] = {"producer": producer.serve, "relay": _relay, "dispatcher": dispatcher.serve}
+    return dispatcher.serve
 
 
 def up() -> None:
@@ -53,10 +52,10 @@ def up() -> None:
         settings = settings.model_copy(update={"egress_allow": LOOPBACK})
     logs.set_up(settings.log_format, "up")
     with _data_dir_lock(settings):
-        migrate(settings.effective_database_url)
+        _migrate(settings)
         if opened:
             print("hari: everything listens on loopback, so webhooks may call 127.0.0.0/8 and ::1 too", file=sys.stderr)
-        uvloop.run(_serve(settings, dict(ROLES), announce=True))
+        uvloop.run(_serve(settings, ROLES, announce=True))
 
 
 def run_role(role: str) -> None:
@@ -71,7 +70,7 @@ def run_role(role: str) -> None:
     database = Database(settings.effective_database_url)
     check_schema(database)
     database.close()
-    uvloop.run(_serve(settings, {role: ROLES[role]}))
+    uvloop.run(_serve(settings, [role]))
 
 
 def migrate_now() -> None:
@@ -80,8 +79,16 @@ def migrate_now() -> None:
     logs.set_up(settings.log_format, "migrate")
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     with _data_dir_lock(settings):
-        migrate(settings.effective_database_url)
+        _migrate(settings)
     print("hari: the database is at this version's schema", file=sys.stderr)
+
+
+def _migrate(settings: Settings) -> None:
+    database = Database(settings.effective_database_url)
+    try:
+        migrate(database)
+    finally:
+        database.close()
 
 
 def health() -> int:
@@ -97,7 +104,7 @@ def health() -> int:
     return 0 if answer.ok else 1
 
 
-async def _serve(settings: Settings, roles: dict[str, Role], *, announce: bool = False) -> None:
+async def _serve(settings: Settings, roles: Sequence[str], *, announce: bool = False) -> None:
     stop = stop_on_signals()
     parts = open_parts(settings)
     readiness = Readiness(*roles, "broker")
@@ -105,8 +112,8 @@ async def _serve(settings: Settings, roles: dict[str, Role], *, announce: bool =
         parts.wakeups.start()
         await parts.broker.start()
         tasks = [
-            asyncio.create_task(role(parts, stop, lambda name=name: readiness.set(name, None)), name=name)  # type: ignore[misc, arg-type]
-            for name, role in roles.items()
+            asyncio.create_task(_role(name)(parts, stop, partial(readiness.set, name, None)), name=name)
+            for name in roles
         ]
         watching = asyncio.create_task(_watch_broker(parts, readiness))
         if announce:

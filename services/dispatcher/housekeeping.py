@@ -98,7 +98,8 @@ def take_due(conn: Connection, reconcile_after_s: float) -> list[DeliveryTask]:
     """
     rows = deliveries.due(conn)
     fed: Counter[str] = Counter()
-    publish, beyond = [], []
+    publish: list[DueRow] = []
+    beyond: list[DueRow] = []
     for row in rows:
         fed[row.webhook_id] += 1
         (publish if fed[row.webhook_id] <= 2 * row.concurrency else beyond).append(row)

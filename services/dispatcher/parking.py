@@ -1,12 +1,12 @@
 """Messages that can never be used: published to the parked queue with their reason, and mirrored for people to read."""
 
-from services.dispatcher.patience import Patience
 from shared import metrics
 from shared.broker.port import Broker, Message
 from shared.broker.topology import Topology
 from shared.db import Database
 from shared.errors import Unavailable
 from shared.logs import logger
+from shared.patience import Patience
 from shared.store import roles
 
 _log = logger("hari.dispatcher")

@@ -16,7 +16,6 @@ from services.dispatcher import claim as claims
 from services.dispatcher.dispatch import Planned, dispatch, plan
 from services.dispatcher.lanes import Lanes
 from services.dispatcher.parking import Parking
-from services.dispatcher.patience import Patience
 from services.dispatcher.record import Recorder
 from services.dispatcher.retry import decide
 from shared import metrics
@@ -27,6 +26,7 @@ from shared.logs import logger
 from shared.model import Attempt, Claimed, DeliveryTask, Event, Outcome, Problem, Request, Webhook
 from shared.outgoing.match import MatchIndex
 from shared.outgoing.request import build_request
+from shared.patience import Patience
 from shared.secrets import SecretBox
 from shared.store import deliveries
 from shared.wire import MAX_PAYLOAD_BYTES, decode_event, decode_task

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import orjson
 from sqlalchemy import Connection
 
-from services.dispatcher.patience import Patience
 from shared import metrics
 from shared.broker.port import Broker, Message
 from shared.broker.topology import Topology
@@ -16,6 +15,7 @@ from shared.errors import Malformed
 from shared.logs import logger
 from shared.model import Attempt, Dead, Delivered, DeliveryTask, Retry, State
 from shared.outgoing.request import stored_headers
+from shared.patience import Patience
 from shared.store import attempts, deliveries, webhooks
 from shared.store.attempts import AttemptRow
 from shared.store.deliveries import Result

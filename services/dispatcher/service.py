@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from services.dispatcher.housekeeping import Housekeeper, close_claims
 from services.dispatcher.lanes import Lanes
 from services.dispatcher.parking import Parking
-from services.dispatcher.patience import Patience
 from services.dispatcher.pipeline import Pipeline
 from services.dispatcher.record import Recorder
 from services.dispatcher.resolve import Resolver
@@ -18,6 +17,7 @@ from shared.broker.port import Consumer
 from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.logs import logger
+from shared.patience import Patience
 
 EVENTS_PREFETCH, TASKS_PREFETCH, URGENT_PREFETCH, DEAD_PREFETCH = 500, 500, 32, 50
 STALE_CHECK_S = 1.0

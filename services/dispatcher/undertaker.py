@@ -5,13 +5,13 @@ published afresh once, and parked the second time.
 """
 
 from services.dispatcher.parking import Parking
-from services.dispatcher.patience import Patience
 from shared.broker.port import Broker, Consumer, Message, Received
 from shared.broker.topology import Topology
 from shared.db import Database
 from shared.errors import Malformed, Unavailable
 from shared.logs import logger
 from shared.model import DeliveryTask, State
+from shared.patience import Patience
 from shared.store import deliveries
 from shared.wire import decode_event, decode_task
 

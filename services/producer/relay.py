@@ -9,11 +9,13 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from shared import metrics
+from shared.assembly import Parts
 from shared.broker.port import Broker, Message
 from shared.broker.topology import Topology
 from shared.db import Database, our_errors, single_connection_engine
 from shared.errors import Unavailable
 from shared.logs import logger
+from shared.patience import Patience
 from shared.store import outbox, roles
 from shared.store.outbox import OutboxRow
 from shared.wakeups import Wakeups
@@ -109,6 +111,16 @@ class Relay:
             await asyncio.wait_for(self.stop.wait(), for_s)
         except TimeoutError:
             return
+
+
+async def serve(parts: Parts, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+    """Run one relay until `stop` is set."""
+    settings = parts.settings
+    relay = Relay(parts.database, parts.broker, parts.topology, parts.wakeups, settings.reconcile_after_s, stop)
+    await Patience()(parts.broker.declare, parts.topology)
+    ready()
+    await relay.run()
+    _log.info("relay.stopped")
 
 
 def _open_locked(engine: Engine) -> Connection | None:

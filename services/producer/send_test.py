@@ -5,12 +5,12 @@ import time
 from dataclasses import dataclass
 from datetime import date
 
-from shared.entities import sample
 from sqlalchemy import Connection, select
 
 from shared.assembly import Parts
 from shared.broker.port import Message
 from shared.clock import utcnow
+from shared.entities import sample
 from shared.errors import Unavailable
 from shared.ids import delivery_id, new_id
 from shared.model import Actor, Change, DeliveryTask, State, Trigger, Webhook
@@ -61,7 +61,7 @@ async def send_test(parts: Parts, webhook: Webhook, user: Actor) -> TestResult:
 
 def _create(conn: Connection, parts: Parts, webhook: Webhook, user: Actor) -> DeliveryTask:
     change = _CHANGE_OF.get(webhook.trigger, Change.UPDATED)
-    record = sample(parts.entities, webhook.entity)
+    record = sample(parts.entities[webhook.entity], at=utcnow())
     previous = {name: None for name in list(record) if name not in ("id", "version", "created_at", "updated_at")}
     event = new_event(
         event_id=new_id("evt"),
