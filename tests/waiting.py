@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ def eventually(condition: Callable[[], T], deadline_s: float = 10, what: str = "
         time.sleep(POLL_S)
 
 
-async def eventually_async(condition: Callable[[], T | Awaitable[T]], deadline_s: float = 10, what: str = "") -> T:
+async def eventually_async(condition: Callable[[], Any], deadline_s: float = 10, what: str = "") -> Any:
     """`eventually` for code on a loop, which goes on running meanwhile; `condition` may be a coroutine function."""
     until = time.monotonic() + deadline_s
     while True:
@@ -46,7 +46,7 @@ async def eventually_async(condition: Callable[[], T | Awaitable[T]], deadline_s
             except AssertionError as not_yet:
                 found, why = None, not_yet
         if found:
-            return found  # type: ignore[no-any-return]
+            return found
         if time.monotonic() > until:
             raise AssertionError(_complaint(condition, deadline_s, what)) from why
         await asyncio.sleep(POLL_S)
