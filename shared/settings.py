@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     allow_http: bool = False
     ca_file: Path | None = None
     slots: int = Field(default=512, ge=1, le=10_000)
+    failpoint: str | None = None
     log_format: str = Field(default="auto", pattern="^(auto|json|console)$")
 
     @field_validator("producer_bind", "metrics_bind", mode="before")

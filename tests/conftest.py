@@ -109,6 +109,15 @@ def postgresql_database_url(postgresql_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def own_postgresql_database_url(own_postgresql_server: OwnPostgreSQL) -> str:
+    """A fresh empty database on the module's own server; it goes with the server."""
+    name = f"t{secrets.token_hex(6)}"
+    with psycopg.connect(own_postgresql_server.url, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    return make_url(own_postgresql_server.url).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture
 def sqlite_database_url(tmp_path: Path) -> str:
     """A database file that does not exist yet."""
     return f"sqlite:///{tmp_path / 'hari.db'}"

@@ -60,7 +60,7 @@ def settle(
 ) -> Ledger:
     """Compare, once everything is at rest: `committed` event ids, each wanted by every one of `webhook_ids`."""
     wanted = {delivery_id(event_id, webhook_id) for event_id in committed for webhook_id in webhook_ids}
-    states = dict(conn.execute(select(deliveries.c.id, deliveries.c.state)).tuples().all())
+    states = {row.id: row.state for row in conn.execute(select(deliveries.c.id, deliveries.c.state))}
     rows: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     for found, error in conn.execute(select(attempts.c.delivery_id, attempts.c.error)):

@@ -38,6 +38,9 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
     def ready(self) -> bool:
         """Whether its own health port says so. Raises AssertionError once it has ended by itself."""
         if self._process.poll() is not None:
@@ -85,7 +88,7 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         for process in self.processes:
-            if process._process.poll() is None:
+            if not process.ended():
                 process.kill()
 
     def start(self, role: str, **settings: str) -> Process:

@@ -13,7 +13,7 @@ from typing import Any
 import requests
 import uvloop
 
-from shared import logs, metrics
+from shared import failpoint, logs, metrics
 from shared.assembly import Parts, open_parts
 from shared.db import Database
 from shared.errors import SettingsError
@@ -106,6 +106,7 @@ def health() -> int:
 
 async def _serve(settings: Settings, roles: Sequence[str], *, announce: bool = False) -> None:
     stop = stop_on_signals()
+    failpoint.arm(settings.failpoint)
     parts = open_parts(settings)
     readiness = Readiness(*roles, "broker")
     with metrics_port(settings.metrics_bind, readiness):

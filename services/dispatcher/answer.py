@@ -102,16 +102,15 @@ def outcome_of(
         return Outcome(problem=problem, detail=detail, duration_ms=duration_ms, timings=timings)
     headers = answer.headers()
     named = {name.lower(): value for name, value in headers} if status >= 300 else {}
-    problem: Problem | None = None
+    redirected = 300 <= status < 400
     detail = ""
-    if failure is not None and not answer.stopped:
-        detail = f"the answer's body did not arrive whole ({problem_of(failure, timeout_s=timeout_s)[0]})"
-    if 300 <= status < 400:
-        problem = Problem.REDIRECT
+    if redirected:
         detail = f"redirects are not followed{_to(named.get('location'))}; set the URL to the final address"
+    elif failure is not None and not answer.stopped:
+        detail = f"the answer's body did not arrive whole ({problem_of(failure, timeout_s=timeout_s)[0]})"
     return Outcome(
         status=status,
-        problem=problem,
+        problem=Problem.REDIRECT if redirected else None,
         detail=detail,
         headers=headers,
         body=answer.body,

@@ -14,7 +14,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from services.dispatcher.retry import decide_unknown
-from shared import metrics
+from shared import failpoint, metrics
 from shared.broker.port import Broker, Message
 from shared.broker.topology import Topology
 from shared.db import Database
@@ -196,6 +196,7 @@ class Housekeeper:
         tasks = await self._database.run(take_due, self._reconcile_after_s)
         if not tasks:
             return
+        failpoint.reach("due.committed")
         exchange = self._topology.deliver_exchange
         answers = await self._broker.publish(
             [Message(exchange, "deliver", encode_task(task), f"{task.delivery_id}:{task.attempt_no}") for task in tasks]

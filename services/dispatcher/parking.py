@@ -1,6 +1,6 @@
 """Messages that can never be used: published to the parked queue with their reason, and mirrored for people to read."""
 
-from shared import metrics
+from shared import failpoint, metrics
 from shared.broker.port import Broker, Message
 from shared.broker.topology import Topology
 from shared.db import Database
@@ -26,9 +26,11 @@ class Parking:
         headers = {"x-hari-reason": reason[:500], "x-hari-queue": queue}
         message = Message(self._topology.terminal_exchange, "parked", body, message_id, headers)
         await self._patience(self._publish, message)
+        failpoint.reach("park.published")
         await self._patience(
             self._database.run, roles.add_parked, queue=queue, message_id=message_id, reason=reason, body=body
         )
+        failpoint.reach("park.mirrored")
         name = queue.rpartition(".")[2]
         metrics.messages_parked.labels(name).inc()
         _log.warning("message.parked", queue=name, message_id=message_id, reason=reason)

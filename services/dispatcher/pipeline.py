@@ -18,7 +18,7 @@ from services.dispatcher.lanes import Lanes
 from services.dispatcher.parking import Parking
 from services.dispatcher.record import Recorder
 from services.dispatcher.retry import decide
-from shared import metrics
+from shared import failpoint, metrics
 from shared.broker.port import Consumer, Received
 from shared.db import Database
 from shared.errors import Malformed
@@ -71,11 +71,13 @@ class Pipeline:
             batch = await consumer.next_batch(most, GATHER_S)
             if not batch:
                 return
+            failpoint.reach("dispatch.received")
             events = await self._decode_events(batch)
             if events:
                 made = await self._dispatch(events)
                 fan_out = max(1.0, 0.8 * fan_out + 0.2 * made / len(events))
             consumer.ack(batch)
+            failpoint.reach("dispatch.acked")
 
     async def _decode_events(self, batch: Sequence[Received]) -> list[Event]:
         events = []
@@ -95,6 +97,7 @@ class Pipeline:
         except Malformed as error:
             self._give_back(planned)
             return await self._dispatch_apart(events, error)
+        failpoint.reach("dispatch.committed")
         for event, reason in done.refused:
             await self.parking.park("events", event.id, event.body, reason)
         late = time.monotonic() - issued > STALE_CLAIM_S
@@ -145,6 +148,7 @@ class Pipeline:
             batch = await consumer.next_batch(min(EVENTS_A_BATCH, room), GATHER_S)
             if not batch:
                 return
+            failpoint.reach("claim.received")
             tasks = await self._decode_tasks(batch)
             go, wait = self._split(tasks)
             if wait:
@@ -185,6 +189,7 @@ class Pipeline:
                 self.lanes.give_back(task.webhook_id)
             _log.error("claim.refused", reason=str(error), count=len(tasks))
             return
+        failpoint.reach("claim.committed")
         stale = time.monotonic() - issued > STALE_CLAIM_S
         mine = {} if stale else {claimed.delivery_id: claimed for claimed in granted}
         for task in tasks:
@@ -213,6 +218,7 @@ class Pipeline:
         issued = time.monotonic()
         wanted = [(webhook_id, count) for webhook_id, _, count in taken]
         granted = await self.patience(self.database.run, claims.claim_in_turn, self.box, wanted, self.lease_s)
+        failpoint.reach("turn.committed")
         stale = time.monotonic() - issued > STALE_CLAIM_S
         unused = {webhook_id: count for webhook_id, _, count in taken}
         for claimed in granted:
@@ -239,6 +245,7 @@ class Pipeline:
         """
         started_at = datetime.now(UTC)
         request = build_request(claimed, started_at, version=self.version)
+        failpoint.reach("attempt.claimed")
         metrics.in_flight.inc()
         try:
             if len(request.body) > MAX_PAYLOAD_BYTES:
@@ -251,6 +258,7 @@ class Pipeline:
         finally:
             metrics.in_flight.dec()
             self.lanes.give_back(claimed.webhook.id)
+        failpoint.reach("attempt.sent")
         waits_s = () if claimed.test else self.waits_s
         decision = decide(outcome, claimed.failures + (not outcome.succeeded), waits_s, random.random())  # noqa: S311
         self.recorder.add(Attempt(claimed, request, outcome, decision, started_at))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import orjson
 from sqlalchemy import Connection
 
-from shared import metrics
+from shared import failpoint, metrics
 from shared.broker.port import Broker, Message
 from shared.broker.topology import Topology
 from shared.db import Database
@@ -179,6 +179,7 @@ class Recorder:
             _log.error("attempt.stored_without_bodies", delivery_id=batch[0].claimed.delivery_id, reason=str(error))
             without = self._database.run
             follow_ups = await self._patience(without, write, batch, self._reconcile_after_s, bodies=False)
+        failpoint.reach("record.committed")
         for attempt in batch:
             _report(attempt)
         if follow_ups:
@@ -192,6 +193,7 @@ class Recorder:
         A crash before this leaves the rows' `check_at`: housekeeping publishes them after `reconcile_after_s`.
         """
         answers = await self._broker.publish([self._message(follow_up) for follow_up in follow_ups])
+        failpoint.reach("record.followed")
         held = [
             f.task for f, answer in zip(follow_ups, answers, strict=True) if answer is not None and not f.dead_reason
         ]

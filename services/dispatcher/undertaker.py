@@ -5,6 +5,7 @@ published afresh once, and parked the second time.
 """
 
 from services.dispatcher.parking import Parking
+from shared import failpoint
 from shared.broker.port import Broker, Consumer, Message, Received
 from shared.broker.topology import Topology
 from shared.db import Database
@@ -35,6 +36,7 @@ class Undertaker:
     async def run(self, consumer: Consumer) -> None:
         """Until the consumer is stopped."""
         while batch := await consumer.next_batch(50, 0.01):
+            failpoint.reach("undertaker.received")
             for message in batch:
                 await self._bury(message)
             consumer.ack(batch)
@@ -68,6 +70,7 @@ class Undertaker:
         kept = {name: str(value) for name, value in message.headers.items() if name == "traceparent"}
         fresh = Message(self._topology.deliver_exchange, key, message.body, message.message_id, kept | {REVIVED: 1})
         await self._patience(self._publish, fresh)
+        failpoint.reach("undertaker.revived")
         _log.warning("message.revived", queue=key, message_id=message.message_id, reason=why)
 
     async def _publish(self, message: Message) -> None:

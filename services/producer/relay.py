@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from shared import metrics
+from shared import failpoint, metrics
 from shared.assembly import Parts
 from shared.broker.port import Broker, Message
 from shared.broker.topology import Topology
@@ -88,11 +88,14 @@ class Relay:
         rows = await run(outbox.take_unpublished, BATCH)
         if not rows:
             return 0, 0
+        failpoint.reach("relay.taken")
         answers = await self.broker.publish([self._message(row) for row in rows])
+        failpoint.reach("relay.confirmed")
         confirmed = [row for row, answer in zip(rows, answers, strict=True) if answer is None]
         if confirmed:
             # A crash before this line publishes them again; dispatch drops what it has dispatched.
             await run(outbox.mark_published, confirmed, self.reconcile_after_s)
+            failpoint.reach("relay.marked")
             metrics.events_published.inc(len(confirmed))
             _log.info("outbox.relayed", count=len(confirmed))
         refused = [answer for answer in answers if answer is not None]
