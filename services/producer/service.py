@@ -1,0 +1,137 @@
+"""The producer as a service: the first API key, then the API on its port until told to stop."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from services.producer.app import create_app
+from services.producer.deps import Deps
+from services.producer.send_test import send_test
+from shared.assembly import Parts
+from shared.errors import SettingsError, Unavailable
+from shared.logs import logger
+from shared.settings import Bind
+from shared.store import api_keys
+
+KEY_FILE = "api-key"
+AGAIN_S = 1.0
+LAST_REQUESTS_S = 10
+_log = logger("hari.producer")
+
+
+async def serve(
+    parts: Parts,
+    stop: asyncio.Event,
+    ready: Callable[[], None] = lambda: None,
+    troubles: Callable[[], Mapping[str, str]] = dict,
+) -> None:
+    """Serve the API until `stop` is set; requests under way are finished. Signals are the caller's.
+
+    `troubles` names what else of this process is not ready, for /readyz. Raises SettingsError when the port cannot be
+    had.
+    """
+    settings = parts.settings
+    with _listen(settings.producer_bind) as listener:
+        await _first_key(parts)
+        deps = Deps(
+            database=parts.database,
+            wakeups=parts.wakeups,
+            box=parts.box,
+            rules=parts.rules,
+            entities=parts.entities,
+            send_test=partial(send_test, parts),
+            timeout_s=settings.delivery_timeout_s,
+            troubles=troubles,
+        )
+        await run_server(create_app(deps), listener, stop, ready)
+    _log.info("producer.stopped")
+
+
+async def run_server(app: FastAPI, listener: socket.socket, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+    """Serve `app` on this socket until `stop` is set."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=LAST_REQUESTS_S,
+    )
+    host, port = listener.getsockname()[:2]
+
+    def started() -> None:
+        _log.info("producer.started", host=host, port=port)
+        ready()
+
+    server = _Server(config, started)
+    serving = asyncio.create_task(server.serve([listener]), name="api")
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        server.should_exit = True
+        await serving
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone: the process handles them, for every role in it."""
+        yield
+
+
+@contextlib.contextmanager
+def _listen(bind: Bind) -> Iterator[socket.socket]:
+    host, port = bind
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        why = error.strerror or error
+        raise SettingsError(f"HARI_PRODUCER_BIND: cannot listen on {host}:{port}: {why}") from None
+    with listener:
+        yield listener
+
+
+async def _first_key(parts: Parts) -> None:
+    """See to it that there is an API key; one that was made here is printed, once."""
+    given = parts.settings.bootstrap_api_key
+    text = given.get_secret_value() if given is not None else None
+    while True:
+        try:
+            made = await parts.database.run(api_keys.ensure_first, text)
+            break
+        except Unavailable as error:
+            _log.warning("producer.waiting", reason=str(error))
+            await asyncio.sleep(AGAIN_S)
+    if made is None:
+        return
+    note = ""
+    if parts.settings.embedded:
+        path = parts.settings.data_dir / KEY_FILE
+        _write_private(path, made + "\n")
+        note = f" (the hari command finds it in {path})"
+    print(f"hari: your first API key, shown only now: {made}{note}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _write_private(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
