@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.exceptions import AMQPError, ChannelClosedByBroker
+from pika.exceptions import ChannelClosedByBroker
 
 from shared.errors import SettingsError, Unavailable
 
@@ -158,7 +158,7 @@ class Link:
             try:
                 self._connection = await self._open()
                 await self._on_up(self._connection)
-            except (Unavailable, SettingsError, AMQPError, OSError) as error:
+            except Exception as error:  # whatever it is, a broker connection that gives up helps nobody
                 self._failed(error)
                 await self._close_connection()
             else:
@@ -222,15 +222,12 @@ class Link:
 
     def _failed(self, error: BaseException) -> None:
         """Log a trouble when it is new, not at each of many attempts."""
-        if str(error) != self._trouble:
-            self._trouble = str(error)
-            level = (
-                logging.ERROR
-                if isinstance(error, SettingsError) or "HARI_BROKER_URL" in str(error)
-                else logging.WARNING
-            )
-            extra = {"connection": self._name, "broker": self._where, "reason": self._trouble}
-            log.log(level, "broker.unavailable", extra=extra)
+        trouble = str(error) or type(error).__name__
+        if trouble != self._trouble:
+            self._trouble = trouble
+            passes = isinstance(error, Unavailable) and "HARI_BROKER_URL" not in trouble
+            extra = {"connection": self._name, "broker": self._where, "reason": trouble}
+            log.log(logging.WARNING if passes else logging.ERROR, "broker.unavailable", extra=extra)
         self._attempt_over.set()
 
     def _advice(self, error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.broker.port import Received
 from shared.broker.rabbitmq_connection import Channel, Link
-from shared.errors import SettingsError, Unavailable
+from shared.errors import Unavailable
 
 log = logging.getLogger("hari.broker")
 
@@ -103,7 +103,7 @@ class RabbitConsumer:
             connection = await self._link.up()
             try:
                 why: Exception = await self._serve(connection)
-            except (Unavailable, SettingsError) as error:
+            except Exception as error:  # whatever it is, a consumer that gives up helps nobody
                 why = error
             self._forget_channel()
             if connection.is_open and not self._stopped:

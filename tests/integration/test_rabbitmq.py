@@ -13,11 +13,12 @@ from typing import Any
 import pika
 import pytest
 
-from shared.broker import rabbitmq_connection, rabbitmq_consumer, rabbitmq_publisher
+from shared.broker import rabbitmq, rabbitmq_connection, rabbitmq_consumer, rabbitmq_publisher
 from shared.broker.port import Broker, HeaderValue, Message, Received
 from shared.broker.rabbitmq import RabbitMQ, arguments_of
 from shared.broker.rabbitmq_connection import check_version
 from shared.broker.rabbitmq_frames import encode_content, encode_publish
+from shared.broker.rabbitmq_publisher import Publisher
 from shared.broker.topology import Queue, Topology, build
 from shared.errors import SettingsError, Unavailable
 from tests.servers import OwnRabbitMQ, free_port
@@ -161,6 +162,27 @@ def test_a_newer_or_another_broker_is_not_judged_by_its_number(product: str, ver
 # -- publishing
 
 
+def test_returns_that_come_before_one_confirmation_for_all_find_their_messages() -> None:
+    """The broker may return several messages and then confirm them together; two may even look the same."""
+
+    async def scenario() -> list[str | None]:
+        publisher = Publisher(lambda _why: None)
+        connection = SimpleNamespace(params=SimpleNamespace(frame_max=131072), _output_marshaled_frames=lambda _: None)
+        raw = SimpleNamespace(is_open=True, channel_number=1, connection=connection)
+        publisher._channel = SimpleNamespace(raw=raw)  # type: ignore[assignment]
+        good, lost = Message("x", "good", b""), Message("x", "lost", b"")
+        answer = asyncio.ensure_future(publisher.publish([good, lost, good, lost, lost]))
+        await asyncio.sleep(0)
+        for _ in range(2):
+            method = SimpleNamespace(exchange="x", routing_key="lost")
+            publisher._on_return(None, method, pika.BasicProperties(), b"")
+        publisher._on_confirm(pika.frame.Method(1, pika.spec.Basic.Nack(5, multiple=False)))
+        publisher._on_confirm(pika.frame.Method(1, pika.spec.Basic.Ack(4, multiple=True)))
+        return await answer
+
+    assert words(run(scenario())) == ["ok", "unroutable", "ok", "unroutable", "nacked"]
+
+
 @on_a_loop
 async def test_a_body_longer_than_a_frame_arrives_whole(rabbitmq_url: str, queue_prefix: str) -> None:
     topology = build(queue_prefix, ())
@@ -216,6 +238,7 @@ async def test_a_broker_that_falls_silent_leaves_messages_unconfirmed(
         proxy.thaw()
         assert words(await broker.publish(tasks(topology, 2, first=3))) == ["ok", "ok"]  # late answers are not theirs
         assert await depth(broker, topology.deliver) == 5
+        assert not broker._publisher._unconfirmed  # nothing is kept for answers that nobody waits for
 
 
 @on_a_loop
@@ -239,7 +262,9 @@ async def test_a_cut_connection_leaves_messages_unconfirmed_and_is_opened_again(
         pending = asyncio.ensure_future(broker.publish(tasks(topology, 3)))
         await asyncio.sleep(0)
         proxy.cut()
-        assert words(await pending) == ["unconfirmed"] * 3
+        reasons = await pending
+        assert words(reasons) == ["unconfirmed"] * 3
+        assert "no answer" not in str(reasons)  # known at once, not after the deadline
         assert words(await broker.publish(tasks(topology, 1))) == ["unavailable"]
         proxy.thaw()
         await eventually_async(lambda: broker.connected, 30)
@@ -349,6 +374,33 @@ async def test_many_processes_may_check_at_once(rabbitmq_url: str, queue_prefix:
     topology = build(queue_prefix, ())
     async with opened(rabbitmq_url, topology) as one, opened(rabbitmq_url) as two, opened(rabbitmq_url) as three:
         await asyncio.gather(*(broker.self_check(topology) for broker in (one, two, three, one, two, three)))
+
+
+@on_a_loop
+async def test_another_process_s_probe_proves_the_same(
+    rabbitmq_url: str, queue_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topology = build(queue_prefix, ())
+    async with opened(rabbitmq_url, topology) as one, opened(rabbitmq_url) as two:
+
+        async def taken_by_another(_messages: object) -> list[str | None]:
+            return await two.publish([Message(topology.probe_exchange, "wait", b"", "theirs")])
+
+        monkeypatch.setattr(one, "publish", taken_by_another)
+        await one.self_check(topology)
+
+
+@on_a_loop
+async def test_a_probe_of_an_earlier_time_proves_nothing(
+    rabbitmq_url: str, queue_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbitmq, "CHECK_S", 0.5)
+    topology = build(queue_prefix, ())
+    leads_nowhere = [replace(queue, bindings=()) if queue.ttl_ms else queue for queue in topology.queues]
+    async with opened(rabbitmq_url, replace(topology, queues=tuple(leads_nowhere))) as broker:
+        await publish(broker, [Message(topology.probe_exchange, "back", b"", "old")] * 3)
+        with pytest.raises(SettingsError, match=r"did not come back within .* \(unroutable"):
+            await broker.self_check(topology)
 
 
 @on_a_loop
