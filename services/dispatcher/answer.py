@@ -1,6 +1,7 @@
 """What came back from an endpoint, kept within limits and put into our words. Pure: bytes and error codes in, an
 `Outcome` out."""
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -184,6 +185,8 @@ def problem_of(
     if failure is None:
         return Problem.PROTOCOL_ERROR, "the endpoint ended its answer without a final status"
     problem = _PROBLEMS.get(failure.code, Problem.UNKNOWN)
+    if failure.os_error == errno.ECONNRESET:  # also before or during the TLS handshake, where the code is another
+        problem = Problem.CONNECTION_RESET
     match problem:
         case Problem.TIMEOUT:
             return problem, _timeout_detail(timeout_s, https, timings, interim)
