@@ -13,6 +13,7 @@ from services.producer import answers, deliveries_api, records_api, webhooks_api
 from services.producer.auth import Keys, authenticate
 from services.producer.body import refuse_unknown_query
 from services.producer.deps import Deps, Given
+from services.producer.openapi import PROBLEMS, operation_id
 from shared.assembly import VERSION
 from shared.errors import Malformed, Refused, SettingsError, Unavailable
 
@@ -32,11 +33,13 @@ def create_app(deps: Deps) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
     )
     app.state.deps = deps
     app.state.keys = Keys()
     # Everything under /api asks for a key before it looks at anything else.
-    api = APIRouter(prefix="/api/v1", dependencies=[Depends(authenticate), Depends(refuse_unknown_query)])
+    checks = [Depends(authenticate), Depends(refuse_unknown_query)]
+    api = APIRouter(prefix="/api/v1", dependencies=checks, responses=PROBLEMS)
     routers = [part.router for part in (records_api, webhooks_api, deliveries_api)]
     for router in routers:
         api.include_router(router)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 
@@ -18,3 +19,33 @@ def body_of(form: type[BaseModel], *, change: bool = False, required: bool = Tru
 def json_body(schema: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
     """The `openapi_extra` of a route whose JSON body has this schema."""
     return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+
+
+_TEXT = {"type": "string"}
+_FAULT = {"type": "object", "required": ["pointer", "detail"], "properties": {"pointer": _TEXT, "detail": _TEXT}}
+_PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": _TEXT,
+        "title": _TEXT,
+        "status": {"type": "integer"},
+        "detail": _TEXT,
+        "errors": {"type": "array", "items": _FAULT},
+    },
+}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"description": why, "content": {"application/problem+json": {"schema": _PROBLEM}}}
+    for status, why in {
+        400: "Not JSON.",
+        401: "No key, or a wrong one.",
+        404: "No such thing.",
+        422: "A field or parameter cannot be used; `errors` names each.",
+        503: "The database, the broker or a dispatcher is away; try again.",
+    }.items()
+}
+
+
+def operation_id(route: APIRoute) -> str:
+    """The function's own name: what generated clients call their methods."""
+    return route.name
