@@ -47,13 +47,15 @@ def _lines_until_killed(path: Path, round_no: int, confirmed_count: int) -> list
     lines: list[tuple[str, str]] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
         assert child.stdout is not None
-        for line in child.stdout:
-            verb, _, names = line.strip().partition(" ")
-            lines += [(verb, name) for name in names.split()]
-            confirmed_count -= len(names.split()) if verb == "confirmed" else 0
-            if confirmed_count <= 0:
-                child.send_signal(signal.SIGKILL)  # and read on: what stands in the pipe was said before
-        child.wait()
+        try:
+            for line in child.stdout:
+                verb, _, names = line.strip().partition(" ")
+                lines += [(verb, name) for name in names.split()]
+                confirmed_count -= len(names.split()) if verb == "confirmed" else 0
+                if confirmed_count <= 0:
+                    child.kill()  # and read on: what stands in the pipe was said before
+        finally:
+            child.kill()
     assert child.returncode == -signal.SIGKILL
     return lines
 
