@@ -3,12 +3,13 @@
 No id contains a dot: Standard Webhooks signs `id.timestamp.body`.
 """
 
-import base64
 import hashlib
 import os
 import time
 
-_BASE32 = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", "abcdefghijklmnopqrstuvwxyz234567")
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
+_SHIFTS = range(120, -1, -10)
 
 
 def new_id(prefix: str) -> str:
@@ -21,5 +22,6 @@ def delivery_id(event_id: str, webhook_id: str) -> str:
 
     `dlv_` + the first 26 characters of lower-case base32(SHA-256(event id, newline, webhook id)).
     """
-    digest = hashlib.sha256(f"{event_id}\n{webhook_id}".encode()).digest()
-    return "dlv_" + base64.b32encode(digest[:17])[:26].decode().translate(_BASE32)
+    # 26 characters are 130 bits. Ten bits a step: base64.b32encode takes three times as long, for every match made.
+    bits = int.from_bytes(hashlib.sha256(f"{event_id}\n{webhook_id}".encode()).digest()[:17]) >> 6
+    return "dlv_" + "".join([_PAIRS[(bits >> shift) & 1023] for shift in _SHIFTS])

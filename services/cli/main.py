@@ -104,7 +104,7 @@ def _process(role: str) -> None:
 def run() -> None:
     """The entry point: errors of ours become one message and exit code 2, never a traceback."""
     try:
-        app()
+        app(prog_name="hari")
     except HariError as error:
         print(f"hari: {error}", file=sys.stderr)
         sys.exit(2)

@@ -14,6 +14,8 @@ from shared.store import deliveries, outbox, webhooks
 from shared.store.deliveries import Match
 from shared.wire import body_hash
 
+CONFLICT = "an event with this id is known with another body"
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -27,13 +29,23 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Dispatched:
-    """What the transaction wrote: ids created, webhooks of the claimed ones, events refused with the reason."""
+    """What the transaction wrote: ids created, webhooks of the claimed ones; events refused for `CONFLICT`."""
 
     created: Mapping[str, Match]
     webhooks: Mapping[str, Webhook]
-    refused: Sequence[tuple[Event, str]]
+    refused: Sequence[Event]
     matched: int
     unmatched: int
+
+
+def first_of_each(events: Sequence[Event]) -> tuple[list[Event], list[Event]]:
+    """(events with each id once, those that repeat an id of the batch with another body). A plain repeat is dropped."""
+    first: dict[str, Event] = {}
+    conflicting = []
+    for event in events:
+        if first.setdefault(event.id, event).body != event.body:
+            conflicting.append(event)
+    return list(first.values()), conflicting
 
 
 def plan(events: Sequence[Event], index: MatchIndex, lanes: Lanes) -> list[Planned]:
@@ -56,14 +68,13 @@ def dispatch(
     broker without a row in the outbox gets one here: from this commit on the promise holds for it too.
     """
     by_id = {event.id: event for event in events}
+    if len(by_id) < len(events):
+        raise ValueError("each event once: planning takes a slot for every match of every event given")
     known = outbox.lock_known(conn, by_id)
     if len(known) < len(by_id):
         outbox.append(conn, [event for event in by_id.values() if event.id not in known], published=True)
         known = outbox.lock_known(conn, by_id)
-    digests = {event.id: body_hash(event.body) for event in by_id.values()}
-    refused = [(e, CONFLICT) for e in by_id.values() if known[e.id].body_hash != digests[e.id]]
-    refused += [(e, CONFLICT) for e in events if e is not by_id[e.id] and e.body != by_id[e.id].body]
-    foul = {event.id for event, _ in refused if known[event.id].body_hash != digests[event.id]}
+    foul = {event.id for event in events if known[event.id].body_hash != body_hash(event.body)}
     fresh = {event_id for event_id in by_id if not known[event_id].dispatched and event_id not in foul}
     wanted = {
         p.delivery_id: Match(known[p.event.id].event_day, p.delivery_id, p.subscription.webhook_id, p.event.id, p.claim)
@@ -78,10 +89,7 @@ def dispatch(
     return Dispatched(
         created={found: wanted[found] for found in created},
         webhooks=webhooks.load(conn, box, claimed) if claimed else {},
-        refused=refused,
+        refused=[by_id[event_id] for event_id in sorted(foul)],
         matched=matched,
         unmatched=len(fresh) - matched,
     )
-
-
-CONFLICT = "an event with this id is known with another body"

@@ -29,6 +29,7 @@ from shared.wire import encode_task
 TICK_S = 1.0
 LEASE_S = 8.0
 LONGEST_TIMEOUT_S = 30
+OVERDUE_S = 3.0
 RARELY_S = 60.0
 FULL_SWEEP_S = 300.0
 RECENT_S = 600.0
@@ -132,7 +133,7 @@ class Housekeeper:
         self._longest_lease_s = lease_s or LONGEST_TIMEOUT_S + deliveries.LEASE_MARGIN_S
         self._reconcile_after_s = reconcile_after_s
         self._connected_since: float | None = None
-        self._rarely_at = self._sweep_at = 0.0
+        self._rarely_at = self._sweep_at = self._overdue_at = 0.0
 
     async def run(self) -> None:
         """Until cancelled; the lease is given up so that another leads at once."""
@@ -208,9 +209,11 @@ class Housekeeper:
             await self._database.run(deliveries.publish_by_row, failed)
 
     async def _give_back_overdue(self) -> None:
-        depths = await self._broker.depths([self._topology.events]) if self._broker.connected else None
-        if depths is None:
+        at = time.monotonic()
+        if at < self._overdue_at or not self._broker.connected:
             return
+        self._overdue_at = at + OVERDUE_S
+        depths = await self._broker.depths([self._topology.events])
         empty = depths[self._topology.events] == 0
         count = await self._database.run(outbox.unpublish_overdue, queue_is_empty=empty)
         if count:

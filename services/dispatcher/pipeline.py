@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from services.dispatcher import claim as claims
-from services.dispatcher.dispatch import Planned, dispatch, plan
+from services.dispatcher.dispatch import CONFLICT, Planned, dispatch, first_of_each, plan
 from services.dispatcher.lanes import Lanes
 from services.dispatcher.parking import Parking
 from services.dispatcher.record import Recorder
@@ -73,6 +73,8 @@ class Pipeline:
                 return
             failpoint.reach("dispatch.received")
             events = await self._decode_events(batch)
+            events, conflicting = first_of_each(events)
+            await self._park_conflicts(conflicting)
             if events:
                 made = await self._dispatch(events)
                 fan_out = max(1.0, 0.8 * fan_out + 0.2 * made / len(events))
@@ -98,8 +100,7 @@ class Pipeline:
             self._give_back(planned)
             return await self._dispatch_apart(events, error)
         failpoint.reach("dispatch.committed")
-        for event, reason in done.refused:
-            await self.parking.park("events", event.id, event.body, reason)
+        await self._park_conflicts(done.refused)
         late = time.monotonic() - issued > STALE_CLAIM_S
         for p in planned:
             match = done.created.get(p.delivery_id)
@@ -114,6 +115,10 @@ class Pipeline:
         metrics.events_dispatched.labels("no").inc(done.unmatched)
         _log.info("event.matched", count=len(events), matched=done.matched, deliveries=len(done.created))
         return len(done.created)
+
+    async def _park_conflicts(self, events: Sequence[Event]) -> None:
+        for event in events:
+            await self.parking.park("events", event.id, event.body, CONFLICT)
 
     async def _dispatch_apart(self, events: Sequence[Event], error: Malformed) -> int:
         """The database refused something in this batch: halve it until the bad event stands alone, and park that."""

@@ -96,15 +96,7 @@ def write(
     A result that comes after its claim was closed completes its attempt row; a late 2xx still delivers.
     """
     results = {(a.claimed.delivery_id, a.claimed.attempt_no): result_of(a, reconcile_after_s) for a in batch}
-    for attempt in batch:
-        if attempt.outcome.gone and webhooks.deactivate_gone(
-            conn, attempt.claimed.webhook.id, attempt.request.url, GONE
-        ):
-            key = attempt.claimed.delivery_id, attempt.claimed.attempt_no
-            reason = f"the webhook was deactivated: {GONE}"
-            if not attempt.claimed.test:
-                results[key] = replace(results[key], state=State.CANCELLED, reason=reason, wait_s=None, check_s=None)
-            metrics.webhooks_deactivated.labels("gone").inc()
+    _deactivate_gone(conn, batch, results)
     in_time = deliveries.apply_results(conn, list(results.values()))
     rows = {(a.claimed.delivery_id, a.claimed.attempt_no): row_of(a, bodies=bodies) for a in batch}
     attempts.add(conn, [row for key, row in rows.items() if key in in_time])
@@ -118,6 +110,19 @@ def write(
         if (key := (attempt.claimed.delivery_id, attempt.claimed.attempt_no)) in in_time
         and (follow_up := _follow_up(attempt, results[key])) is not None
     ]
+
+
+def _deactivate_gone(conn: Connection, batch: Sequence[Attempt], results: dict[tuple[str, int], Result]) -> None:
+    """A 410 deactivates its webhook, if that still has the URL that answered; the delivery is cancelled with it."""
+    for attempt in batch:
+        claimed = attempt.claimed
+        if not attempt.outcome.gone or claimed.test:
+            continue
+        if webhooks.deactivate_gone(conn, claimed.webhook.id, attempt.request.url, GONE):
+            key = claimed.delivery_id, claimed.attempt_no
+            reason = f"the webhook was deactivated: {GONE}"
+            results[key] = replace(results[key], state=State.CANCELLED, reason=reason, wait_s=None, check_s=None)
+            metrics.webhooks_deactivated.labels("gone").inc()
 
 
 def _follow_up(attempt: Attempt, result: Result) -> FollowUp | None:

@@ -94,7 +94,6 @@ class DueRow:
     webhook_id: str
     checks: int
     concurrency: int
-    test: bool
 
 
 _MATCHES = Rows("matches", event_day=Date, id=Text, webhook_id=Text, event_id=Text, claim=Integer)
@@ -311,12 +310,12 @@ def _closable(conn: Connection, statement: Any) -> list[tuple[ClaimRow, datetime
 
 
 def due(conn: Connection, limit: int = 1000) -> list[DueRow]:
-    """Live rows that are due, in flight or not looked at too long; locked until the transaction ends."""
-    columns = (d.c.event_day, d.c.id, d.c.attempt_no, d.c.webhook_id, d.c.checks, w.c.concurrency, d.c.test)
+    """Live rows, tests apart, that wait and are due to be looked at; locked until the transaction ends."""
+    columns = (d.c.event_day, d.c.id, d.c.attempt_no, d.c.webhook_id, d.c.checks, w.c.concurrency)
     statement = (
         select(*columns)
         .join(w, w.c.id == d.c.webhook_id)
-        .where(d.c.check_at <= now(), d.c.lease_until.is_(None), d.c.state.in_(LIVE))
+        .where(d.c.check_at <= now(), d.c.lease_until.is_(None), d.c.state.in_(LIVE), d.c.test.is_(False))
         .order_by(d.c.check_at)
         .limit(limit)
     )
