@@ -18,6 +18,7 @@ from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.logs import logger
 from shared.patience import Patience
+from shared.store import deliveries
 
 EVENTS_PREFETCH, TASKS_PREFETCH, URGENT_PREFETCH, DEAD_PREFETCH = 500, 500, 32, 50
 STALE_CHECK_S = 1.0
@@ -68,6 +69,9 @@ async def serve(parts: Parts, stop: asyncio.Event, ready: Callable[[], None] = l
         # The data directory's lock proves that every owner of a claim is dead.
         while (closed := await parts.database.run(close_claims, settings.retry_schedule, every=True)).closed:
             await housekeeper.announce(closed)
+    # What an earlier process left waiting goes on now, not when housekeeping gets to it.
+    for webhook_id in await Patience()(parts.database.run, deliveries.webhooks_in_turn):
+        lanes.wait_in_turn(webhook_id, subscriptions.index().caps.get(webhook_id, 1))
     topology = parts.topology
     events = await parts.broker.consume(topology.events, EVENTS_PREFETCH)
     tasks = await parts.broker.consume(topology.deliver, TASKS_PREFETCH)

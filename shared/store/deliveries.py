@@ -221,6 +221,12 @@ def claim_in_turn(conn: Connection, webhook_id: str, most: int, lease_s: float |
     return [ClaimRow(*row) for row in conn.execute(_claim_in_turn(conn.dialect.name), values)]
 
 
+def webhooks_in_turn(conn: Connection) -> list[str]:
+    """The webhooks that have deliveries waiting for their turn."""
+    waiting = (d.c.state == State.WAITING.value, d.c.next_attempt_at.is_(None), d.c.lease_until.is_(None))
+    return list(conn.execute(select(d.c.webhook_id).where(*waiting).distinct()).scalars())
+
+
 @cache
 def _wait_for_turn(dialect: str) -> Executable:
     t = _TASKS.table(dialect)
