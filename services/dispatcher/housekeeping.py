@@ -21,9 +21,10 @@ from shared.db import Database
 from shared.errors import Unavailable
 from shared.logs import logger
 from shared.model import Dead, DeliveryTask, Problem, Retry, State
-from shared.store import attempts, deliveries, outbox, roles
+from shared.store import attempts, deliveries, outbox, roles, upkeep
 from shared.store.attempts import AttemptRow
-from shared.store.deliveries import ClaimRow, DueRow, Result
+from shared.store.deliveries import ClaimRow, Result
+from shared.store.upkeep import DueRow
 from shared.wire import encode_task
 
 TICK_S = 1.0
@@ -47,7 +48,7 @@ class Expired:
 
 def close_claims(conn: Connection, waits_s: Sequence[float], *, every: bool = False) -> Expired:
     """Close claims whose lease is over (`every`: all of them) as unknown; the next attempt follows at once."""
-    found = deliveries.every_claim(conn) if every else deliveries.expired_claims(conn)
+    found = upkeep.every_claim(conn) if every else upkeep.expired_claims(conn)
     results = [_unknown(row, () if row.test else waits_s) for row, _ in found]
     deliveries.apply_results(conn, results)
     attempts.add(conn, [_unknown_row(row, claimed_at) for row, claimed_at in found])
@@ -97,7 +98,7 @@ def take_due(conn: Connection, reconcile_after_s: float) -> list[DeliveryTask]:
 
     Each webhook is fed at most twice its cap; what is beyond waits for its turn, where a dispatcher pulls it.
     """
-    rows = deliveries.due(conn)
+    rows = upkeep.due(conn)
     fed: Counter[str] = Counter()
     publish: list[DueRow] = []
     beyond: list[DueRow] = []
@@ -105,9 +106,9 @@ def take_due(conn: Connection, reconcile_after_s: float) -> list[DeliveryTask]:
         fed[row.webhook_id] += 1
         (publish if fed[row.webhook_id] <= 2 * row.concurrency else beyond).append(row)
     if publish:
-        deliveries.check_later(conn, publish, reconcile_after_s)
+        upkeep.check_later(conn, publish, reconcile_after_s)
     if beyond:
-        deliveries.check_later(conn, beyond, deliveries.TURN_CHECK_S, in_turn=True)
+        upkeep.check_later(conn, beyond, deliveries.TURN_CHECK_S, in_turn=True)
     return [_next_task(row) for row in publish]
 
 
@@ -206,7 +207,7 @@ class Housekeeper:
         metrics.tasks_republished.inc(len(tasks) - len(failed))
         _log.info("task.published", count=len(tasks) - len(failed), failed=len(failed))
         if failed:
-            await self._database.run(deliveries.publish_by_row, failed)
+            await self._database.run(upkeep.publish_by_row, failed)
 
     async def _give_back_overdue(self) -> None:
         at = time.monotonic()
@@ -223,15 +224,15 @@ class Housekeeper:
     async def _sweep(self) -> None:
         at = time.monotonic()
         full = at >= self._sweep_at
-        cancelled = await self._database.run(deliveries.cancel_of_inactive, None if full else RECENT_S)
+        cancelled = await self._database.run(upkeep.cancel_of_inactive, None if full else RECENT_S)
         if full:
             self._sweep_at = at + FULL_SWEEP_S
-        await self._database.run(deliveries.cancel_lost_tests)
+        await self._database.run(upkeep.cancel_lost_tests)
         if cancelled:
             _log.info("delivery.cancelled", count=cancelled)
         if at >= self._rarely_at:
             self._rarely_at = at + RARELY_S
-            expired = await self._database.run(deliveries.expire, sum(self._waits_s) + RARELY_S)
+            expired = await self._database.run(upkeep.expire, sum(self._waits_s) + RARELY_S)
             if expired:
                 metrics.deliveries_dead.labels("expired").inc(expired)
                 _log.warning("delivery.expired", count=expired)

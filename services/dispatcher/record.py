@@ -16,7 +16,7 @@ from shared.logs import logger
 from shared.model import Attempt, Dead, Delivered, DeliveryTask, Retry, State
 from shared.outgoing.request import stored_headers
 from shared.patience import Patience
-from shared.store import attempts, deliveries, webhooks
+from shared.store import attempts, deliveries, upkeep, webhooks
 from shared.store.attempts import AttemptRow
 from shared.store.deliveries import Result
 from shared.wire import encode_task
@@ -208,7 +208,7 @@ class Recorder:
         metrics.retries_scheduled.labels("wait_queue").inc(sum(not f.dead_reason for f in follow_ups) - len(held))
         if held:
             metrics.retries_scheduled.labels("row").inc(len(held))
-            await self._patience(self._database.run, deliveries.publish_by_row, held)
+            await self._patience(self._database.run, upkeep.publish_by_row, held)
 
     def _message(self, follow_up: FollowUp) -> Message:
         body, task_id = encode_task(follow_up.task), f"{follow_up.task.delivery_id}:{follow_up.task.attempt_no}"

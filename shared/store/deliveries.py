@@ -6,7 +6,7 @@ for its turn (its webhook was at its cap): neither.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from functools import cache
 from typing import Any
 
@@ -37,7 +37,6 @@ from shared.tables import webhooks as w
 
 LEASE_MARGIN_S = 15
 TURN_CHECK_S = 10
-LONGEST_CHECK_S = 3600
 IN_TURN = "its webhook is at its limit of concurrent requests"
 LIVE = (State.PENDING.value, State.WAITING.value)
 
@@ -84,18 +83,6 @@ class Result:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class DueRow:
-    """A live row that housekeeping should look at now."""
-
-    event_day: date
-    id: str
-    attempt_no: int
-    webhook_id: str
-    checks: int
-    concurrency: int
-
-
 _MATCHES = Rows("matches", event_day=Date, id=Text, webhook_id=Text, event_id=Text, claim=Integer)
 _TASKS = Rows("tasks", event_day=Date, id=Text, attempt_no=Integer)
 _RESULTS = Rows(
@@ -112,7 +99,7 @@ _RESULTS = Rows(
     status=Integer,
     error=Text,
 )
-_CLAIM_COLUMNS = tuple(d.c[name] for name in ClaimRow.__slots__)
+CLAIM_COLUMNS = tuple(d.c[name] for name in ClaimRow.__slots__)
 _LEASE_S = func.coalesce(bindparam("lease_s", type_=Float), w.c.timeout_s + LEASE_MARGIN_S)
 
 
@@ -179,7 +166,7 @@ def _claim(dialect: str) -> Executable:
         update(d)
         .where(d.c.event_day == t.c.event_day, d.c.id == t.c.id, free, allowed)
         .values(_claimed_values(t.c.attempt_no))
-        .returning(*_CLAIM_COLUMNS)
+        .returning(*CLAIM_COLUMNS)
     )
 
 
@@ -211,7 +198,7 @@ def _claim_in_turn(dialect: str) -> Executable:
         update(d)
         .where(tuple_(d.c.event_day, d.c.id).in_(first), allowed)
         .values(_claimed_values(d.c.attempt_no + 1))
-        .returning(*_CLAIM_COLUMNS)
+        .returning(*CLAIM_COLUMNS)
     )
 
 
@@ -298,110 +285,15 @@ def deliver_late(conn: Connection, results: Collection[Result]) -> None:
         )
 
 
-def expired_claims(conn: Connection, limit: int = 500) -> list[tuple[ClaimRow, datetime]]:
-    """Claims whose lease is over, with the time they were made; their rows are locked until the transaction ends."""
-    late = select(*_CLAIM_COLUMNS, d.c.claimed_at).where(d.c.check_at <= now(), d.c.lease_until <= now())
-    return _closable(conn, late.order_by(d.c.event_day, d.c.id).limit(limit))
-
-
-def every_claim(conn: Connection, limit: int = 500) -> list[tuple[ClaimRow, datetime]]:
-    """Claims in flight whatever their lease: for a start that knows every owner dead (embedded, lock held)."""
-    return _closable(conn, select(*_CLAIM_COLUMNS, d.c.claimed_at).where(d.c.lease_until.is_not(None)).limit(limit))
-
-
-def _closable(conn: Connection, statement: Any) -> list[tuple[ClaimRow, datetime]]:
-    if conn.dialect.name == "postgresql":
-        statement = statement.with_for_update(skip_locked=True)
-    return [(ClaimRow(*row[:-1]), row[-1]) for row in conn.execute(statement)]
-
-
-def due(conn: Connection, limit: int = 1000) -> list[DueRow]:
-    """Live rows, tests apart, that wait and are due to be looked at; locked until the transaction ends."""
-    columns = (d.c.event_day, d.c.id, d.c.attempt_no, d.c.webhook_id, d.c.checks, w.c.concurrency)
-    statement = (
-        select(*columns)
-        .join(w, w.c.id == d.c.webhook_id)
-        .where(d.c.check_at <= now(), d.c.lease_until.is_(None), d.c.state.in_(LIVE), d.c.test.is_(False))
-        .order_by(d.c.check_at)
-        .limit(limit)
-    )
-    if conn.dialect.name == "postgresql":
-        statement = statement.with_for_update(skip_locked=True, of=d)
-    return [DueRow(*row) for row in conn.execute(statement)]
-
-
-_CHECKS = Rows("checks", event_day=Date, id=Text, check_s=Float)
-
-
-@cache
-def _check_later(dialect: str, in_turn: bool) -> Executable:
-    c = _CHECKS.table(dialect)
-    moved: dict[str, Any] = {"check_at": later(c.c.check_s), "checks": d.c.checks + 1}
-    if in_turn:
-        moved |= {"state": State.WAITING.value, "reason": IN_TURN, "next_attempt_at": null()}
-    live = and_(d.c.event_day == c.c.event_day, d.c.id == c.c.id, d.c.lease_until.is_(None), d.c.state.in_(LIVE))
-    return update(d).where(live).values(moved)
-
-
-def check_later(conn: Connection, rows: Collection[DueRow], check_s: float, *, in_turn: bool = False) -> None:
-    """Look at these again after `check_s`, doubled for each time before, up to an hour.
-
-    `in_turn`: from now on they wait for their turn, not for a time.
-    """
-    dialect = conn.dialect.name
-    moves = sorted((r.event_day, r.id, min(check_s * 2 ** min(r.checks, 12), LONGEST_CHECK_S)) for r in rows)
-    conn.execute(_check_later(dialect, in_turn), _CHECKS.params(dialect, moves))
-
-
-def publish_by_row(conn: Connection, tasks: Collection[DeliveryTask]) -> None:
-    """The broker did not take these tasks: housekeeping publishes them when they are due."""
-    for task in sorted(tasks, key=lambda task: (task.event_day, task.delivery_id)):
-        conn.execute(
-            update(d)
-            .where(d.c.event_day == task.event_day, d.c.id == task.delivery_id, d.c.state.in_(LIVE))
-            .where(d.c.attempt_no == task.attempt_no - 1, d.c.lease_until.is_(None))
-            .values(check_at=func.coalesce(d.c.next_attempt_at, now()))
-        )
-
-
-_CANCELLED = {"state": State.CANCELLED.value, "next_attempt_at": None, "check_at": None}
+CANCELLED = {"state": State.CANCELLED.value, "next_attempt_at": None, "check_at": None}
 
 
 def cancel_waiting(conn: Connection, webhook_id: str, reason: str) -> int:
     """Cancel what this webhook has waiting; attempts in flight finish and are logged. Returns how many."""
     waiting = and_(d.c.check_at.is_not(None), d.c.lease_until.is_(None), d.c.state.in_(LIVE), d.c.test.is_(False))
     return conn.execute(
-        update(d).where(d.c.webhook_id == webhook_id, waiting).values(_CANCELLED | {"reason": reason})
+        update(d).where(d.c.webhook_id == webhook_id, waiting).values(CANCELLED | {"reason": reason})
     ).rowcount
-
-
-def cancel_of_inactive(conn: Connection, changed_within_s: float | None) -> int:
-    """Cancel what inactive and deleted webhooks still have waiting; `changed_within_s` looks at recent changes only."""
-    idle = select(w.c.id).where(or_(w.c.active.is_(False), w.c.deleted_at.is_not(None)))
-    if changed_within_s is not None:
-        idle = idle.where(w.c.updated_at >= later(literal(-changed_within_s)))
-    cancelled = 0
-    for webhook_id in conn.execute(idle).scalars().all():
-        cancelled += cancel_waiting(conn, webhook_id, "the webhook was deactivated or deleted")
-    return cancelled
-
-
-def expire(conn: Connection, schedule_s: float, limit: int = 500) -> int:
-    """End as dead what waited for its turn longer than the whole schedule without an attempt. Returns how many."""
-    first = select(d.c.event_day, d.c.id).where(
-        d.c.state == State.WAITING.value,
-        d.c.next_attempt_at.is_(None),
-        d.c.lease_until.is_(None),
-        func.coalesce(d.c.claimed_at, d.c.created_at) < later(literal(-schedule_s)),
-    )
-    dead = _CANCELLED | {"state": State.DEAD.value, "reason": "expired"}
-    return conn.execute(update(d).where(tuple_(d.c.event_day, d.c.id).in_(first.limit(limit))).values(dead)).rowcount
-
-
-def cancel_lost_tests(conn: Connection) -> None:
-    """End tests that no dispatcher took in time: a test is sent now or never."""
-    lost = and_(d.c.test, d.c.attempt_no == 0, d.c.check_at <= now(), d.c.state == State.PENDING.value)
-    conn.execute(update(d).where(lost).values(_CANCELLED | {"reason": "no dispatcher took the test in time"}))
 
 
 def create_test(conn: Connection, *, delivery_id: str, webhook_id: str, event_id: str, give_up_s: float) -> date:

@@ -11,7 +11,7 @@ from services.dispatcher.housekeeping import close_claims, take_due
 from shared.db import Database
 from shared.model import Actor, Change, DeliveryTask, Event, State
 from shared.sql import later
-from shared.store import attempts, deliveries, outbox
+from shared.store import attempts, deliveries, outbox, upkeep
 from shared.store.attempts import AttemptRow
 from shared.store.deliveries import Match, Result
 from shared.tables import attempts as attempts_table
@@ -101,7 +101,7 @@ def test_the_same_match_twice_makes_one_delivery(conn: Connection) -> None:
 def test_a_webhook_out_of_service_gets_no_delivery(conn: Connection, values: dict[str, Any]) -> None:
     add_webhook(conn, **values)
     outbox.append(conn, [an_event()])
-    assert deliveries.insert_matches(conn, [Match(date.today(), "dlv_1", "wh_1", "evt_1", True)], None) == set()
+    assert deliveries.insert_matches(conn, [Match(date(2026, 1, 1), "dlv_1", "wh_1", "evt_1", True)], None) == set()
 
 
 def test_a_claim_is_granted_once(conn: Connection) -> None:
@@ -271,9 +271,9 @@ def test_cancelling_leaves_what_is_in_flight_and_tests_alone(conn: Connection) -
 def test_what_waited_longer_than_the_schedule_expires(conn: Connection) -> None:
     add_webhook(conn)
     dispatched(conn, claim=False)
-    assert deliveries.expire(conn, 35) == 0
+    assert upkeep.expire(conn, 35) == 0
     conn.execute(update(d).values(created_at=later(-40)))
-    assert deliveries.expire(conn, 35) == 1
+    assert upkeep.expire(conn, 35) == 1
     assert (row(conn).state, row(conn).reason) == ("dead", "expired")
 
 
