@@ -93,5 +93,9 @@ class Api:
 
 
 def errors(problem: Any) -> dict[str, str]:
-    """Pointer -> detail of a problem."""
-    return {error["pointer"]: error["detail"] for error in problem["errors"]}
+    """Pointer -> what is wrong there, of a problem."""
+    found: dict[str, str] = {}
+    for error in problem["errors"]:
+        pointer = error["pointer"]
+        found[pointer] = f"{found[pointer]}; {error['detail']}" if pointer in found else error["detail"]
+    return found

@@ -68,16 +68,14 @@ def _parse(body: bytes) -> Any:
 
 def _depth_exceeds(given: Any, limit: int) -> bool:
     level = [given]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         level = [
             inner
             for outer in level
             if isinstance(outer, dict | list)
             for inner in (outer.values() if isinstance(outer, dict) else outer)
         ]
-        if not level:
-            return False
-    return True
+    return any(isinstance(inner, dict | list) for inner in level)
 
 
 async def _if_match(request: Request) -> int | None:
