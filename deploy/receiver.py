@@ -3,7 +3,9 @@
 `python -m deploy.receiver [host:port]`; the profile `demo` of docker-compose.yml runs it.
 """
 
+import contextlib
 import json
+import signal
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -37,7 +39,9 @@ class Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     host, _, port = (sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8090").rpartition(":")
-    with ThreadingHTTPServer((host, int(port)), Handler) as server:
+    # As process 1 of a container it would not hear SIGTERM without a handler.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with ThreadingHTTPServer((host, int(port)), Handler) as server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
 
 

@@ -10,9 +10,9 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-import requests
 import uvloop
 
+from services.cli.health import check
 from shared import failpoint, logs, metrics
 from shared.assembly import Parts, open_parts
 from shared.db import Database
@@ -93,15 +93,7 @@ def _migrate(settings: Settings) -> None:
 
 def health() -> int:
     """0 when the process that serves HARI_METRICS_BIND on this host is ready, else 1 and what is missing."""
-    host, port = read_settings().metrics_bind
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    try:
-        answer = requests.get(f"http://{f'[{host}]' if ':' in host else host}:{port}/readyz", timeout=3)
-    except requests.RequestException as error:
-        print(f"not running: {type(error).__name__}")
-        return 1
-    print(answer.text.strip())
-    return 0 if answer.ok else 1
+    return check(read_settings().metrics_bind)
 
 
 async def _serve(settings: Settings, roles: Sequence[str], *, announce: bool = False) -> None:
