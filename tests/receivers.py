@@ -140,7 +140,8 @@ class Receiver:
         self.requests: list[Received] = []
         self.connections: list[Connection] = []
         self._tls = tls
-        self._listener = socket.create_server((host, 0), backlog=1024)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, 0), family=family, backlog=1024)
         self.host, self.port = host, self._listener.getsockname()[1]
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
@@ -149,7 +150,7 @@ class Receiver:
     @property
     def url(self) -> str:
         """Where it listens, by address."""
-        return self.url_for(self.host)
+        return self.url_for(f"[{self.host}]" if ":" in self.host else self.host)
 
     def url_for(self, host: str, path: str = "/hook") -> str:
         """Where it listens, by another name."""
@@ -283,7 +284,8 @@ async def flood_of_1xx(connection: Connection, _request: Received) -> None:
     await connection.pump(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
 
 
-gzip_bomb = answer(200, "Content-Encoding: gzip", body=gzip.compress(bytes(20_000_000)))
+BOMB = gzip.compress(bytes(20_000_000), mtime=0)
+gzip_bomb = answer(200, "Content-Encoding: gzip", body=BOMB)
 
 
 # TLS
