@@ -235,10 +235,10 @@ async def test_a_broker_that_falls_silent_leaves_messages_unconfirmed(
         proxy.freeze()
         reasons = await broker.publish(tasks(topology, 3))
         assert [reason for reason in reasons if reason] == ["unconfirmed: no answer in 0 s"] * 3
+        assert not broker._publisher._unconfirmed  # nothing is kept for answers that nobody waits for
         proxy.thaw()
         assert words(await broker.publish(tasks(topology, 2, first=3))) == ["ok", "ok"]  # late answers are not theirs
         assert await depth(broker, topology.deliver) == 5
-        assert not broker._publisher._unconfirmed  # nothing is kept for answers that nobody waits for
 
 
 @on_a_loop
@@ -250,6 +250,23 @@ async def test_closing_does_not_hang_on_a_silent_broker(rabbitmq_url: str, queue
         await broker.consume("any", 1)
         proxy.freeze()
         await asyncio.wait_for(broker.close(), 20)
+
+
+@on_a_loop
+async def test_closing_in_the_middle_of_a_handshake_is_quiet(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbitmq_connection, "ATTEMPT_S", 0.5)
+    accepted: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda _reader, writer: accepted.append(writer), "127.0.0.1", 0)
+    broker = RabbitMQ(f"amqp://127.0.0.1:{silent.sockets[0].getsockname()[1]}")
+    await broker.start()
+    await eventually_async(lambda: len(accepted) == 2)
+    await broker.close()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+    for writer in accepted:
+        writer.transport.abort()
+    silent.close()
 
 
 @on_a_loop
