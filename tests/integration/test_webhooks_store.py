@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -238,6 +239,29 @@ def test_changes_at_once_lose_no_version(database: Database) -> None:
     with database.transaction() as conn:
         assert webhooks.load(conn, BOX, [made.id])[made.id].version == 21
         assert webhooks.version(conn) == 22
+
+
+def test_of_two_changes_that_saw_the_same_version_one_is_refused(database: Database) -> None:
+    with database.transaction() as conn:
+        made = webhooks.create(conn, BOX, a_new_webhook())
+    at_once = Barrier(2)
+
+    def change(name: str) -> int:
+        refused = 0
+        for version in range(1, 21):
+            at_once.wait(10)
+            try:
+                with database.transaction() as conn:
+                    webhooks.change(conn, BOX, made.id, {"name": name}, if_version=version)
+            except Refused:
+                refused += 1
+        return refused
+
+    with ThreadPoolExecutor(2) as pool:
+        refused = sum(pool.map(change, ["a", "b"]))
+    with database.transaction() as conn:
+        assert webhooks.load(conn, BOX, [made.id])[made.id].version == 21
+    assert refused == 20
 
 
 def test_a_first_key_is_made_once_and_kept_as_a_hash(conn: Connection) -> None:
