@@ -28,12 +28,12 @@ Role = Callable[[Parts, asyncio.Event, Callable[[], None]], Coroutine[Any, Any, 
 ROLES = ("producer", "relay", "dispatcher")
 
 
-def _role(name: str) -> Role:
-    """The service of this name; a process imports only what it runs."""
+def _role(name: str, readiness: Readiness) -> Role:
+    """The service of this name; a process imports only what it runs. The producer's /readyz speaks for all of them."""
     if name == "producer":
         from services.producer import service as producer
 
-        return producer.serve
+        return partial(producer.serve, troubles=lambda: readiness.troubles)
     if name == "relay":
         from services.producer import relay
 
@@ -105,7 +105,7 @@ async def _serve(settings: Settings, roles: Sequence[str], *, announce: bool = F
         parts.wakeups.start()
         await parts.broker.start()
         tasks = [
-            asyncio.create_task(_role(name)(parts, stop, partial(readiness.set, name, None)), name=name)
+            asyncio.create_task(_role(name, readiness)(parts, stop, partial(readiness.set, name, None)), name=name)
             for name in roles
         ]
         watching = asyncio.create_task(_watch_broker(parts, readiness))
