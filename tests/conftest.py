@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(MARKERS[fixture])
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Name every test that had no server, in the last lines."""
-    skipped = terminalreporter.stats.get("skipped", [])
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
+    """Name every test that had no server, in the very last lines."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter is not None else []
     missed = [(report.nodeid, report.longrepr[2]) for report in skipped if NOT_RUN in str(report.longrepr)]
-    if missed:
-        terminalreporter.section(f"{len(missed)} tests NOT RUN for want of a server", yellow=True)
+    if reporter is not None and missed:
+        reporter.section(f"{len(missed)} tests NOT RUN for want of a server", yellow=True)
         for nodeid, reason in missed:
-            terminalreporter.write_line(f"{nodeid}: {reason.partition(NOT_RUN)[2].splitlines()[0]}")
+            reporter.write_line(f"{nodeid}: {reason.partition(NOT_RUN)[2].splitlines()[0]}")
 
 
 @pytest.fixture(scope="session")
