@@ -35,7 +35,7 @@ class Size:
 
 
 FULL = Size(5, 30_000, 1_500, 30_000, 15.0, 400, POOLS)
-QUICK = Size(1, 15_000, 700, 15_000, 4.0, 200, QUICK_POOLS)
+QUICK = Size(1, 15_000, 600, 15_000, 4.0, 150, QUICK_POOLS)
 
 
 def main(args: list[str]) -> int:

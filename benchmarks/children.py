@@ -52,15 +52,19 @@ class Child:
             raise BenchError(f"{self.name} ended with code {code}:\n{self.tail()}")
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL to all of its session after 20 s."""
+        """SIGTERM, and `kill` after 20 s."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
                 self._process.wait(STOP_S)
             except subprocess.TimeoutExpired:
-                with suppress(ProcessLookupError):
-                    os.killpg(self.pid, signal.SIGKILL)
-                self._process.wait()
+                self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to all of its session."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
 
     def cpu_s(self) -> float | None:
         """Processor time used so far by it and its children; None where there is no /proc."""

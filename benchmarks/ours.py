@@ -86,7 +86,9 @@ def measure(place: Place, receiver: Receiver, directory: Path, count: int) -> Me
         receiver.forget()
         with product.process("dispatcher") as dispatcher:
             cpu_before_s = dispatcher.cpu_s()  # of starting up
-            wait_for(lambda: receiver.posts() >= events * FAN_OUT, WITHIN_S, "all POSTs arrive", dispatcher)
+            wait_for(
+                lambda: receiver.posts() >= events * FAN_OUT, WITHIN_S, "all POSTs arrive", dispatcher, poll_s=0.05
+            )
             wait_for(lambda: product.delivered() >= events * FAN_OUT, 30, "all deliveries are logged", dispatcher)
             ended_at = time.time()
             cpu_s = used_s(cpu_before_s, dispatcher.cpu_s())
