@@ -12,6 +12,7 @@ from starlette.routing import Route, compile_path
 from services.producer import answers, deliveries_api, records_api, webhooks_api
 from services.producer.auth import Keys, authenticate
 from services.producer.body import refuse_unknown_query
+from services.producer.counting import CountRequests
 from services.producer.deps import Deps, Given
 from services.producer.openapi import PROBLEMS, operation_id
 from shared.assembly import VERSION
@@ -35,6 +36,7 @@ def create_app(deps: Deps) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
     )
+    app.add_middleware(CountRequests)
     app.state.deps = deps
     app.state.keys = Keys()
     # Everything under /api asks for a key before it looks at anything else.

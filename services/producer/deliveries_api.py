@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import AwareDatetime
 from starlette.responses import Response
 
+from services.producer import shapes
 from services.producer.answers import Json, page
 from services.producer.deps import Given
 from services.producer.records_api import Cursor, Limit
@@ -22,7 +23,7 @@ Since = Annotated[AwareDatetime | None, Query(description="Created at this time 
 Until = Annotated[AwareDatetime | None, Query(description="Created before this time.")]
 
 
-@router.get("/deliveries")
+@router.get("/deliveries", response_model=shapes.Page[shapes.ListedDelivery])
 async def list_deliveries(
     deps: Given,
     limit: Limit = 50,
@@ -55,7 +56,7 @@ async def list_deliveries(
     return page(await deps.run(delivery_log.newest, wanted, limit=limit, after=after))
 
 
-@router.get("/deliveries/{delivery_id}")
+@router.get("/deliveries/{delivery_id}", response_model=shapes.Delivery)
 async def get_delivery(delivery_id: str, deps: Given) -> Response:
     """One delivery with its attempts: what was sent, what came back."""
     found = await deps.run(delivery_log.get, delivery_id)
@@ -64,7 +65,7 @@ async def get_delivery(delivery_id: str, deps: Given) -> Response:
     return Json(found)
 
 
-@router.get("/dead")
+@router.get("/dead", response_model=shapes.Page[shapes.ListedDelivery])
 async def list_dead(
     deps: Given,
     limit: Limit = 50,

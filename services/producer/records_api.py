@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path, Query, Request
 from sqlalchemy import Connection
 from starlette.responses import Response
 
+from services.producer import shapes
 from services.producer.answers import Json, etag, page
 from services.producer.auth import User
 from services.producer.body import Body, IfVersion, origin
@@ -36,7 +37,7 @@ _EVENTS = json_body(
 )
 
 
-@router.post("/records/{entity}", status_code=201, openapi_extra=_FIELDS)
+@router.post("/records/{entity}", status_code=201, response_model=shapes.Record, openapi_extra=_FIELDS)
 async def create_record(entity: EntityName, request: Request, user: User, deps: Given, given: Body) -> Response:
     """Create a record; its event is `created`."""
     kind = _entity(deps, entity)
@@ -48,14 +49,14 @@ async def create_record(entity: EntityName, request: Request, user: User, deps: 
     return _saved(deps, saved, 201, location)
 
 
-@router.get("/records/{entity}")
+@router.get("/records/{entity}", response_model=shapes.Page[shapes.Record])
 async def list_records(entity: EntityName, deps: Given, limit: Limit = 50, cursor: Cursor = None) -> Response:
     """Records of one entity, newest first."""
     after = read_cursor(cursor) if cursor is not None else None
     return page(await deps.run(records.newest, _entity(deps, entity), limit=limit, after=after))
 
 
-@router.get("/records/{entity}/{record_id}")
+@router.get("/records/{entity}/{record_id}", response_model=shapes.Record)
 async def get_record(entity: EntityName, record_id: str, deps: Given) -> Response:
     """One record."""
     kind = _entity(deps, entity)
@@ -65,7 +66,7 @@ async def get_record(entity: EntityName, record_id: str, deps: Given) -> Respons
     return Json(found, headers=etag(found["version"]))
 
 
-@router.patch("/records/{entity}/{record_id}", openapi_extra=_FIELDS)
+@router.patch("/records/{entity}/{record_id}", response_model=shapes.Record, openapi_extra=_FIELDS)
 async def change_record(
     entity: EntityName, record_id: str, request: Request, user: User, deps: Given, given: Body, if_version: IfVersion
 ) -> Response:
@@ -107,7 +108,7 @@ async def remove_record(
     return Response(status_code=204)
 
 
-@router.post("/events", status_code=202, openapi_extra=_EVENTS, tags=["events"])
+@router.post("/events", status_code=202, response_model=shapes.Accepted, openapi_extra=_EVENTS, tags=["events"])
 async def publish_events(request: Request, deps: Given, given: Body) -> Response:
     """Take one event or a batch, all or nothing; an id that is known already, with the same body, changes nothing."""
     batch = given if isinstance(given, list) else [given]

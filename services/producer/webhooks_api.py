@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from services.producer import shapes
 from services.producer.answers import Json, etag
 from services.producer.auth import User
 from services.producer.body import Body, IfVersion, OptionalBody
@@ -29,7 +30,7 @@ RESOLVE_S = 3.0
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 
 
-@router.post("", status_code=201, openapi_extra=body_of(WebhookForm))
+@router.post("", status_code=201, response_model=shapes.Webhook, openapi_extra=body_of(WebhookForm))
 async def create_webhook(deps: Given, given: Body) -> Response:
     """Create an outgoing webhook; the answer shows its secret for the last time."""
     values, warnings = await _read(WebhookForm, given, deps)
@@ -40,7 +41,7 @@ async def create_webhook(deps: Given, given: Body) -> Response:
     return Json(shown(webhook, values, warnings), 201, headers)
 
 
-@router.get("")
+@router.get("", response_model=shapes.Page[shapes.Webhook])
 async def list_webhooks(
     deps: Given,
     limit: Limit = 50,
@@ -54,14 +55,14 @@ async def list_webhooks(
     return Json({"data": [shown(webhook) for webhook in found.rows], "next_cursor": found.next_cursor})
 
 
-@router.get("/{webhook_id}")
+@router.get("/{webhook_id}", response_model=shapes.Webhook)
 async def get_webhook(webhook_id: str, deps: Given) -> Response:
     """One webhook."""
     webhook = await _get(deps, webhook_id)
     return Json(shown(webhook), headers=etag(webhook.version))
 
 
-@router.patch("/{webhook_id}", openapi_extra=body_of(WebhookChange, change=True))
+@router.patch("/{webhook_id}", response_model=shapes.Webhook, openapi_extra=body_of(WebhookChange, change=True))
 async def change_webhook(webhook_id: str, deps: Given, given: Body, if_version: IfVersion) -> Response:
     """Change some settings; `active` false cancels what waits, a new secret takes the old one's place at once."""
     values, warnings = await _read(WebhookChange, given, deps)
@@ -81,7 +82,9 @@ async def delete_webhook(webhook_id: str, deps: Given, if_version: IfVersion) ->
     return Response(status_code=204)
 
 
-@router.post("/{webhook_id}/rotate-secret", openapi_extra=body_of(Rotation, required=False))
+@router.post(
+    "/{webhook_id}/rotate-secret", response_model=shapes.Webhook, openapi_extra=body_of(Rotation, required=False)
+)
 async def rotate_secret(webhook_id: str, deps: Given, given: OptionalBody) -> Response:
     """Make another secret the one that is sent; the old one signs too for `overlap_s`. The answer shows the new one."""
     secret, overlap_s = read_rotation(given)
@@ -92,7 +95,7 @@ async def rotate_secret(webhook_id: str, deps: Given, given: OptionalBody) -> Re
     return Json(shown(webhook, {"secret"}), headers=etag(webhook.version))
 
 
-@router.post("/{webhook_id}/test")
+@router.post("/{webhook_id}/test", response_model=shapes.Tested)
 async def send_test(webhook_id: str, user: User, deps: Given) -> Response:
     """Send one sample event now, to an inactive webhook too, and answer what came back."""
     result = await deps.send_test(await _get(deps, webhook_id), user)

@@ -10,7 +10,9 @@ import pytest
 import requests
 from sqlalchemy import func, select, update
 
+from services.producer import shapes
 from services.producer.send_test import TestResult as Met
+from shared import metrics
 from shared.db import Database
 from shared.errors import Unavailable
 from shared.ids import delivery_id
@@ -23,6 +25,7 @@ from shared.tables import deliveries as d
 from shared.tables import outbox as o
 from tests.api import KEY, Api, errors
 from tests.builders import NOON, an_envelope, an_event
+from tests.waiting import eventually
 
 WEBHOOK = {"name": "Zapier", "entity": "Deal", "event": "save", "url": "https://example.com/hook"}
 
@@ -327,6 +330,43 @@ def test_deliveries_are_filtered(api: Api) -> None:
     first = api.call("GET", "/deliveries", params={"limit": 1})
     second = api.call("GET", "/deliveries", params={"limit": 1, "cursor": first["next_cursor"]})
     assert [first["data"][0]["id"], second["data"][0]["id"], second["next_cursor"]] == [bad, good, None]
+
+
+def test_answers_have_the_shapes_of_the_document(api: Api) -> None:
+    body = WEBHOOK | {"secret": "s", "headers": {"X-A": "b"}, "url": "https://later.example.com/"}
+    made = api.call("POST", "/webhooks", body, status=201)
+    good, bad = delivered(api, made["id"]), delivered(api, made["id"], state=State.DEAD)
+    record = api.call("POST", "/records/Deal", {}, status=201)
+    with api.database.transaction() as conn:
+        conn.execute(update(webhooks.w).values(deactivated_reason="410 Gone"))
+        conn.execute(update(d).where(d.c.id == bad).values(reason="timeout", next_attempt_at=later(60)))
+    shapes.Webhook.model_validate(made)
+    shapes.Record.model_validate(record)
+    path = f"/webhooks/{made['id']}"
+    for call, shape in {
+        ("GET", path): shapes.Webhook,
+        ("GET", "/webhooks"): shapes.Page[shapes.Webhook],
+        ("POST", f"{path}/rotate-secret"): shapes.Webhook,
+        ("POST", f"{path}/test"): shapes.Tested,
+        ("GET", "/records/Deal"): shapes.Page[shapes.Record],
+        ("GET", "/deliveries"): shapes.Page[shapes.ListedDelivery],
+        ("GET", "/dead"): shapes.Page[shapes.ListedDelivery],
+        ("GET", f"/deliveries/{good}"): shapes.Delivery,
+        ("GET", f"/deliveries/{bad}"): shapes.Delivery,
+    }.items():
+        shape.model_validate(api.call(*call))
+    shapes.Accepted.model_validate(api.call("POST", "/events", an_envelope(), status=202))
+
+
+def test_requests_are_counted_by_method_and_status(api: Api) -> None:
+    def count(method: str, status_class: str) -> float:
+        return metrics.http_requests.labels(method, status_class)._value.get()  # type: ignore[no-any-return]
+
+    before = count("GET", "4xx"), count("other", "4xx")
+    api.request("GET", "/api/v1/webhooks/wh_none")
+    api.request("PROPFIND", "/api/v1/webhooks")
+    expected = before[0] + 1, before[1] + 1
+    eventually(lambda: (count("GET", "4xx"), count("other", "4xx")) == expected)  # counted once the answer is out
 
 
 def test_secrets_are_nowhere_in_clear_in_the_database(api: Api) -> None:

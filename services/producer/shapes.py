@@ -1,0 +1,127 @@
+"""The shapes of answers, for the OpenAPI document; a test holds real answers against them. Pure.
+
+A field with a default may be missing from an answer.
+"""
+
+from typing import Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+T = TypeVar("T")
+State = Literal["pending", "waiting", "delivered", "dead", "cancelled"]
+
+
+class Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Page(Shape, Generic[T]):
+    """Newest first; `next_cursor` null on the last page."""
+
+    data: list[T]
+    next_cursor: str | None
+
+
+class Record(BaseModel):
+    """These and the entity's own fields."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    id: str
+    version: int
+    created_at: str
+    updated_at: str
+
+
+class Accepted(Shape):
+    accepted: int
+    duplicates: int
+
+
+class Warning(Shape):
+    pointer: str
+    detail: str
+
+
+class Webhook(Shape):
+    """`secret`, and header values in clear, only in the answer to the request that set them."""
+
+    id: str
+    name: str
+    entity: str
+    event: Literal["save", "create", "update", "delete"]
+    url: str
+    has_secret: bool
+    secret: str | None = None
+    active: bool
+    deactivated_reason: str | None = None
+    version: int
+    created_at: str
+    headers: dict[str, str] = {}
+    timeout_s: int
+    concurrency: int
+    warnings: list[Warning] = []
+
+
+class Base64(Shape):
+    """A body that is not UTF-8."""
+
+    base64: str
+
+
+class Tested(Shape):
+    delivery_id: str
+    status: int | None
+    error: str | None
+    duration_ms: float | None
+    response_body: str | Base64
+
+
+class Request(Shape):
+    url: str
+    headers: dict[str, str]
+    body: str | Base64 | None
+
+
+class Response(Shape):
+    headers: dict[str, str]
+    body: str | Base64
+    truncated: bool
+
+
+class Attempt(Shape):
+    """`request` and `response` are null when none was made or came; all but number and time while in flight."""
+
+    attempt_no: int
+    started_at: str
+    status: int | None
+    error: str | None
+    duration_ms: float | None
+    detail: str = ""
+    request: Request | None
+    response: Response | None
+
+
+class _Delivery(Shape):
+    id: str
+    webhook_id: str
+    event_id: str
+    entity: str
+    event: Literal["created", "updated", "deleted"]
+    record_id: str
+    created_at: str
+    test: bool
+    state: State
+    reason: str = ""
+    next_attempt_at: str = ""
+    body_bytes: int
+
+
+class Delivery(_Delivery):
+    attempts: list[Attempt]
+
+
+class ListedDelivery(_Delivery):
+    attempt_count: int
+    last_status: int | None
+    last_error: str | None
