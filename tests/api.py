@@ -36,6 +36,7 @@ class Api:
         self.tested: list[tuple[Webhook, Actor]] = []
         self.test_answer: Met | Exception = Met("dlv_test", 200, None, 12.5, b"ok")
         self.troubles: dict[str, str] = {}
+        self.slow_name_answers = threading.Event()
         with self.database.transaction() as conn:
             api_keys.ensure_first(conn, KEY)
         self._session = requests.Session()
@@ -55,6 +56,8 @@ class Api:
         return self.test_answer
 
     def _resolve(self, host: str) -> Sequence[str]:
+        if host == "slow.example.com":
+            self.slow_name_answers.wait(20)
         if host not in NAMES:
             raise OSError("Name or service not known")
         return NAMES[host]
@@ -87,6 +90,7 @@ class Api:
 
     def close(self) -> None:
         self._session.close()
+        self.slow_name_answers.set()
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(20)
         self.database.close()

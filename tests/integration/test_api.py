@@ -241,6 +241,13 @@ def test_a_name_that_does_not_resolve_is_saved_with_a_warning(api: Api) -> None:
     assert warning == {"pointer": "/url", "detail": "the host name does not resolve: later.example.com"}
 
 
+def test_a_resolver_that_does_not_answer_holds_up_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.producer.webhooks_api.RESOLVE_S", 0.05)
+    made = api.call("POST", "/webhooks", WEBHOOK | {"url": "https://slow.example.com/x"}, status=201)
+    assert not api.slow_name_answers.is_set()
+    assert made["warnings"] == [{"pointer": "/url", "detail": "the host name does not resolve: slow.example.com"}]
+
+
 def test_send_test_answers_what_came_back(api: Api) -> None:
     made = api.call("POST", "/webhooks", WEBHOOK | {"active": False, "secret": "s"}, status=201)
     path = f"/webhooks/{made['id']}/test"
