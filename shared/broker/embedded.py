@@ -34,7 +34,7 @@ class Embedded:
 
     @property
     def connected(self) -> bool:
-        return self._worker.connected and not self._closed
+        return self._worker.connected
 
     async def start(self) -> None:
         self._worker.start(asyncio.get_running_loop())
@@ -61,8 +61,6 @@ class Embedded:
         return await self._call(partial(self._worker.depths, queues))
 
     async def close(self) -> None:
-        if self._closed:
-            return
         for consumer in self._consumers:
             await consumer.stop()
         self._closed = True

@@ -107,7 +107,7 @@ class Tap:
 
     def stop(self) -> None:
         self.pause()
-        self._worker.taps.remove(self)
+        self._worker.taps.discard(self)
 
 
 class Worker:
@@ -115,7 +115,7 @@ class Worker:
 
     def __init__(self, path: Path, commands: Commands) -> None:
         self.connected = False
-        self.taps: list[Tap] = []
+        self.taps: set[Tap] = set()
         self.connection = connection.Connection(transport=Transport, transport_options={"path": str(path)})
         self._commands = commands
         self._to_commit: list[Command] = []
@@ -182,7 +182,7 @@ class Worker:
 
     def consume(self, queue: str, prefetch: int, arrive: Callable[[list[Received]], None]) -> Tap:
         tap = Tap(self, queue, prefetch, arrive)
-        self.taps.append(tap)
+        self.taps.add(tap)
         return tap
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:

@@ -177,6 +177,21 @@ def test_a_tag_is_never_used_again_while_the_process_lives(tmp_path: Path) -> No
     run(scenario())
 
 
+def test_one_consumer_cannot_end_what_another_was_handed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path / "broker.db") as broker:
+            await broker.publish([an_event("m")])
+            stale = await (await broker.consume(TOPOLOGY.events, 1)).next_batch(1, 0)
+        async with opened(tmp_path / "broker.db") as broker:
+            consumer = await broker.consume(TOPOLOGY.events, 1)
+            assert await consumer.next_batch(1, 0) != stale
+            consumer.ack(stale)
+        async with opened(tmp_path / "broker.db") as broker:
+            assert await taken(broker, TOPOLOGY.events, 1) == ["m"]
+
+    run(scenario())
+
+
 def test_a_message_reaches_a_consumer_without_polling(tmp_path: Path) -> None:
     """Two hundred round trips, one after the other: with any polling interval they would take far longer than this."""
 
