@@ -520,9 +520,9 @@ def test_the_third_line_judges_the_peer_of_a_kept_connection(runner: asyncio.Run
 def test_libcurl_never_asks_dns_itself(runner: asyncio.Runner) -> None:
     """Its cache without the entry that we count on: the entry is set, and nothing is sent twice."""
     with Receiver() as receiver, Sending(runner) as send:
-        pin = f"+localhost:{receiver.port}:127.0.0.1"
-        send.sender._transfers._pinned[f"localhost:{receiver.port}"] = (pin, float("inf"))
-        assert send(a_request(receiver.url_for("localhost"))).succeeded
+        place = f"a.test:{receiver.port}"
+        send.sender._transfers._pinned[place] = (f"+{place}:127.0.0.1", float("inf"))
+        assert send(a_request(receiver.url_for("a.test"))).succeeded
         assert len(receiver.requests) == 1
 
 
