@@ -251,7 +251,6 @@ class Pipeline:
         started_at = datetime.now(UTC)
         request = build_request(claimed, started_at, version=self.version)
         failpoint.reach("attempt.claimed")
-        metrics.in_flight.inc()
         try:
             if len(request.body) > MAX_PAYLOAD_BYTES:
                 outcome = Outcome(problem=Problem.PAYLOAD_TOO_LARGE, detail=TOO_LARGE.format(len(request.body)))
@@ -261,7 +260,6 @@ class Pipeline:
             _log.exception("attempt.broke", delivery_id=claimed.delivery_id)
             outcome = Outcome(problem=Problem.UNKNOWN, detail=f"fault in the dispatcher: {type(error).__name__}")
         finally:
-            metrics.in_flight.dec()
             self.lanes.give_back(claimed.webhook.id)
         failpoint.reach("attempt.sent")
         waits_s = () if claimed.test else self.waits_s

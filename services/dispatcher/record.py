@@ -1,6 +1,7 @@
 """Step 5: results to the database in batches, then what follows to the broker."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -185,8 +186,7 @@ class Recorder:
             without = self._database.run
             follow_ups = await self._patience(without, write, batch, self._reconcile_after_s, bodies=False)
         failpoint.reach("record.committed")
-        for attempt in batch:
-            _report(attempt)
+        _report(batch)
         if follow_ups:
             following = asyncio.create_task(self._follow(follow_ups))
             self._following.add(following)
@@ -222,19 +222,23 @@ def _dead_label(reason: str) -> str:
     return "schedule_used_up" if reason.startswith("no success") else reason
 
 
-def _report(attempt: Attempt) -> None:
-    claimed, outcome = attempt.claimed, attempt.outcome
-    metrics.attempts.labels(outcome.word or "answered", metrics.status_class(outcome.status)).inc()
-    metrics.attempt_duration.observe(outcome.duration_ms / 1000)
-    _log.info(
-        "delivery.attempted",
-        event_id=claimed.event_id,
-        delivery_id=claimed.delivery_id,
-        webhook_id=claimed.webhook.id,
-        attempt_no=claimed.attempt_no,
-        status=outcome.status,
-        error=outcome.word,
-        duration_ms=round(outcome.duration_ms, 1),
-        decision=type(attempt.decision).__name__.lower(),
-        test=claimed.test,
-    )
+def _report(batch: Sequence[Attempt]) -> None:
+    met: Counter[tuple[str, str]] = Counter()
+    for attempt in batch:
+        claimed, outcome = attempt.claimed, attempt.outcome
+        met[outcome.word or "answered", metrics.status_class(outcome.status)] += 1
+        metrics.attempt_duration.observe(outcome.duration_ms / 1000)
+        _log.info(
+            "delivery.attempted",
+            event_id=claimed.event_id,
+            delivery_id=claimed.delivery_id,
+            webhook_id=claimed.webhook.id,
+            attempt_no=claimed.attempt_no,
+            status=outcome.status,
+            error=outcome.word,
+            duration_ms=round(outcome.duration_ms, 1),
+            decision=type(attempt.decision).__name__.lower(),
+            test=claimed.test,
+        )
+    for labels, count in met.items():
+        metrics.attempts.labels(*labels).inc(count)

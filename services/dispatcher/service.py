@@ -12,6 +12,7 @@ from services.dispatcher.resolve import Resolver
 from services.dispatcher.send import Sender
 from services.dispatcher.subscriptions import Subscriptions
 from services.dispatcher.undertaker import Undertaker
+from shared import metrics
 from shared.assembly import VERSION, Parts
 from shared.broker.port import Consumer
 from shared.errors import Unavailable
@@ -31,6 +32,7 @@ async def serve(parts: Parts, stop: asyncio.Event, ready: Callable[[], None] = l
     consumers: list[Consumer] = []
     patience = Patience(lambda trouble: _hold(consumers, trouble))
     lanes = Lanes(settings.slots)
+    metrics.in_flight.set_function(lambda: settings.slots - lanes.room)
     recorder = Recorder(parts.database, parts.broker, parts.topology, patience, settings.reconcile_after_s)
     parking = Parking(parts.database, parts.broker, parts.topology, Patience())
     subscriptions = Subscriptions(parts.database, parts.wakeups)
