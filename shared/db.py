@@ -62,7 +62,7 @@ class Database:
 
 
 def _sqlite_engine(url: str) -> Engine:
-    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 15.0})
+    engine = create_engine(url, hide_parameters=True, connect_args={"check_same_thread": False, "timeout": 15.0})
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
@@ -86,6 +86,7 @@ def _postgresql_engine(url: Any, threads: int) -> Engine:
         max_overflow=threads,
         pool_pre_ping=False,
         pool_use_lifo=True,
+        hide_parameters=True,  # an error's text must not hold customers' values
         connect_args={"connect_timeout": 5, "application_name": "hari", "options": "-c timezone=UTC"},
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Date,
     DateTime,
     Dialect,
@@ -146,4 +147,4 @@ def _to_json(value: Any) -> Any:
     return value.isoformat() if isinstance(value, date) else value
 
 
-__all__ = ["BigInteger", "Date", "Float", "Integer", "Rows", "Text", "UtcTime", "later", "now", "today"]
+__all__ = ["BigInteger", "Boolean", "Date", "Float", "Integer", "Rows", "Text", "UtcTime", "later", "now", "today"]

@@ -81,6 +81,8 @@ def read_event(given: Any, entities: Collection[str], *, hop: int = 0, tracepare
     record_id = record.get("id")
     if isinstance(record_id, bool) or not isinstance(record_id, str | int) or not 1 <= len(str(record_id)) <= 200:
         raise Malformed("/record/id: must be a string of 1 to 200 characters, or an integer")
+    if "\x00" in str(record_id):
+        raise Malformed("/record/id: must not hold U+0000")
     payload: Json = {
         "id": event_id,
         "event": given["event"],
@@ -152,7 +154,8 @@ def _timestamp(given: object) -> str:
 
 
 def _user(given: object) -> Json:
-    if isinstance(given, dict) and isinstance(given.get("id"), str | int) and isinstance(given.get("name"), str):
+    known = isinstance(given, dict) and not isinstance(given.get("id"), bool)
+    if known and isinstance(given.get("id"), str | int) and isinstance(given.get("name"), str):
         return {"id": str(given["id"]), "name": given["name"]}
     raise Malformed('/user: must be {"id": text, "name": text}')
 

@@ -5,6 +5,7 @@ or None. https://curl.se/libcurl/c/curl_multi_socket_action.html
 """
 
 import asyncio
+import selectors
 import socket
 import time
 from typing import Any
@@ -183,6 +184,9 @@ class Transfers:
         self._active: dict[Any, Line] = {}
         self._pinned: dict[str, tuple[str, float]] = {}
         self._watched: dict[int, int] = {}
+        # One selector that the loop watches, instead of every socket in the loop: libcurl changes its mind three times
+        # a POST, and each change in uvloop costs five times as much. Its bits for read and write are libcurl's too.
+        self._selector = selectors.DefaultSelector()
         self._idle = IdleConnections()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -219,6 +223,7 @@ class Transfers:
     async def _run(self, line: Line) -> Failure | None:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._selector.fileno(), self._on_ready)
         done: asyncio.Future[Failure | None] = self._loop.create_future()
         line.done = done
         self._active[line.curl] = line
@@ -231,23 +236,21 @@ class Transfers:
 
     def _on_socket(self, what: int, fd: int, _multi: object, _assigned: object) -> None:
         """libcurl: watch `fd` for this, from now on. It says POLL_REMOVE before it closes a socket that is watched."""
-        assert self._loop is not None
         wanted = 0 if what == pycurl.POLL_REMOVE else what
         had = self._watched.pop(fd, 0)
         if wanted:
             self._watched[fd] = wanted
             self._idle.forget(fd)
-        changed = wanted ^ had
-        if changed & pycurl.POLL_IN:
-            if wanted & pycurl.POLL_IN:
-                self._loop.add_reader(fd, self._act, fd, pycurl.CSELECT_IN)
-            else:
-                self._loop.remove_reader(fd)
-        if changed & pycurl.POLL_OUT:
-            if wanted & pycurl.POLL_OUT:
-                self._loop.add_writer(fd, self._act, fd, pycurl.CSELECT_OUT)
-            else:
-                self._loop.remove_writer(fd)
+        if not had:
+            self._selector.register(fd, wanted)
+        elif not wanted:
+            self._selector.unregister(fd)
+        elif wanted != had:
+            self._selector.modify(fd, wanted)
+
+    def _on_ready(self) -> None:
+        for key, events in self._selector.select(0):
+            self._act(key.fd, events)
 
     def _on_timer(self, timeout_ms: int) -> None:
         """libcurl: wake me in `timeout_ms`, instead of what I said before; -1: not at all.
@@ -324,4 +327,7 @@ class Transfers:
             line.done.cancel()
         if self._timer is not None:
             self._timer.cancel()
+        if self._loop is not None:
+            self._loop.remove_reader(self._selector.fileno())
         self._multi.close()
+        self._selector.close()

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import orjson
 from sqlalchemy import Connection
@@ -122,7 +122,7 @@ def _deactivate_gone(conn: Connection, batch: Sequence[Attempt], results: dict[t
         if webhooks.deactivate_gone(conn, claimed.webhook.id, attempt.request.url, GONE):
             key = claimed.delivery_id, claimed.attempt_no
             reason = f"the webhook was deactivated: {GONE}"
-            results[key] = replace(results[key], state=State.CANCELLED, reason=reason, wait_s=None, check_s=None)
+            results[key] = results[key]._replace(state=State.CANCELLED, reason=reason, wait_s=None, check_s=None)
             metrics.webhooks_deactivated.labels("gone").inc()
 
 

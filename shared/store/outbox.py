@@ -45,7 +45,8 @@ class Known:
 def append(conn: Connection, events: Sequence[Event], *, published: bool = False) -> list[str]:
     """Add the events whose ids are new and return those ids; a known id is left as it is.
 
-    `published`: they came over the broker, so that the relay has nothing to do.
+    Rows are numbered in the order given, and published in it. `published`: they came over the broker, so that the relay
+    has nothing to do; then they are sorted, because two dispatchers may write the same ones at once.
     """
     if not events:
         return []
@@ -63,7 +64,7 @@ def append(conn: Connection, events: Sequence[Event], *, published: bool = False
             "hop": event.hop,
             "traceparent": event.traceparent,
         }
-        for event in sorted(events, key=lambda event: event.id)
+        for event in (sorted(events, key=lambda event: event.id) if published else events)
     ]
     inserted: list[str] = []
     for start in range(0, len(rows), ROWS_A_STATEMENT):
