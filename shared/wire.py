@@ -154,9 +154,10 @@ def _timestamp(given: object) -> str:
 
 
 def _user(given: object) -> Json:
-    known = isinstance(given, dict) and not isinstance(given.get("id"), bool)
-    if known and isinstance(given.get("id"), str | int) and isinstance(given.get("name"), str):
-        return {"id": str(given["id"]), "name": given["name"]}
+    if isinstance(given, dict):
+        user_id, name = given.get("id"), given.get("name")
+        if isinstance(user_id, str | int) and not isinstance(user_id, bool) and isinstance(name, str):
+            return {"id": str(user_id), "name": name}
     raise Malformed('/user: must be {"id": text, "name": text}')
 
 
