@@ -124,8 +124,7 @@ class Rows:
             ]
             return select(*parts).select_from(each).cte(self.name)
         arrays = [
-            cast(bindparam(f"{self.name}_{name}", type_=ARRAY(kind)), ARRAY(kind))
-            for name, kind in self.columns.items()
+            cast(bindparam(f"{self.name}_{name}", type_=Text), ARRAY(kind)) for name, kind in self.columns.items()
         ]
         typed = [column(name, kind) for name, kind in self.columns.items()]
         return func.unnest(*arrays).table_valued(*typed, name=self.name, joins_implicitly=True).render_derived()
@@ -134,7 +133,22 @@ class Rows:
         if dialect == "sqlite":
             return {self.name: orjson.dumps([[_to_json(value) for value in row] for row in rows]).decode()}
         turned = list(zip(*rows, strict=True)) or [()] * len(self.columns)
-        return {f"{self.name}_{name}": list(values) for name, values in zip(self.columns, turned, strict=True)}
+        return {
+            f"{self.name}_{name}": _array_literal(values) for name, values in zip(self.columns, turned, strict=True)
+        }
+
+
+def _array_literal(values: Sequence[Any]) -> str:
+    """PostgreSQL's text form of an array (its manual, 8.15.6): psycopg's own takes a regular expression per item."""
+    return "{" + ",".join(["NULL" if value is None else _array_item(value) for value in values]) + "}"
+
+
+def _array_item(value: Any) -> str:
+    if not isinstance(value, str):
+        return str(value)
+    if "\\" in value or '"' in value:
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{value}"'
 
 
 def _from_json(extracted: ColumnElement[Any], kind: type[TypeEngine[Any]]) -> ColumnElement[Any]:

@@ -54,9 +54,11 @@ class Lanes:
         await self._changed.wait()
         self._changed.clear()
 
-    async def wait_for_room(self) -> int:
-        """Wait until a slot is free; returns how many are."""
+    async def wait_for_room(self, worthwhile: int = 1, patience_s: float = 0.0) -> int:
+        """Wait until a slot is free, and a little longer for `worthwhile` of them; returns how many are."""
         while self.room <= 0:
             self._freed.clear()
             await self._freed.wait()
+        if self.room < worthwhile:
+            await asyncio.sleep(patience_s)
         return self.room

@@ -33,6 +33,8 @@ from shared.wire import MAX_PAYLOAD_BYTES, decode_event, decode_task
 
 EVENTS_A_BATCH = 250
 GATHER_S = 0.002
+WORTHWHILE_SLOTS = 128  # a transaction for fewer deliveries is worth waiting GATHER_S for more room
+TURN_GATHER_S = 0.005
 STALE_CLAIM_S = 2.0
 DEFAULT_CAP = 16
 _log = logger("hari.dispatcher")
@@ -64,31 +66,39 @@ class Pipeline:
 
     async def dispatch_events(self, consumer: Consumer) -> None:
         """Dispatch batches of event messages until the consumer is stopped; every message gets one end."""
-        fan_out = 1.0
-        while True:
-            room = await self.lanes.wait_for_room()
-            most = max(1, min(EVENTS_A_BATCH, int(room / fan_out)))
-            batch = await consumer.next_batch(most, GATHER_S)
-            if not batch:
-                return
+        while batch := await consumer.next_batch(EVENTS_A_BATCH, GATHER_S):
             failpoint.reach("dispatch.received")
-            events = await self._decode_events(batch)
-            events, conflicting = first_of_each(events)
-            await self._park_conflicts(conflicting)
-            if events:
-                made = await self._dispatch(events)
-                fan_out = max(1.0, 0.8 * fan_out + 0.2 * made / len(events))
-            consumer.ack(batch)
-            failpoint.reach("dispatch.acked")
+            readable, parked = await self._decode_events(batch)
+            consumer.ack(parked)
+            while readable:
+                room = await self.lanes.wait_for_room(WORTHWHILE_SLOTS, GATHER_S)
+                fitting = self._fitting([event for _, event in readable], room)
+                events, conflicting = first_of_each([event for _, event in readable[:fitting]])
+                await self._park_conflicts(conflicting)
+                await self._dispatch(events)
+                consumer.ack(message for message, _ in readable[:fitting])
+                failpoint.reach("dispatch.acked")
+                readable = readable[fitting:]
 
-    async def _decode_events(self, batch: Sequence[Received]) -> list[Event]:
-        events = []
+    async def _decode_events(self, batch: Sequence[Received]) -> tuple[list[tuple[Received, Event]], list[Received]]:
+        """(what can be read, with its event; what cannot, and is parked now)."""
+        readable, parked = [], []
         for message in batch:
             try:
-                events.append(decode_event(message.body, message.headers, self.entities))
+                readable.append((message, decode_event(message.body, message.headers, self.entities)))
             except Malformed as error:
                 await self.parking.park(message.queue, message.message_id, message.body, str(error))
-        return events
+                parked.append(message)
+        return readable, parked
+
+    def _fitting(self, events: Sequence[Event], room: int) -> int:
+        """How many of these events match no more webhooks than there is room for; at least one."""
+        index = self.index()
+        for count, event in enumerate(events):
+            room -= len(index.match(event))
+            if room < 0:
+                return max(count, 1)
+        return len(events)
 
     async def _dispatch(self, events: Sequence[Event]) -> int:
         """One transaction for these events; then start what it claimed. Returns how many deliveries it made."""
@@ -207,6 +217,7 @@ class Pipeline:
         """Pull deliveries that wait for their turn whenever their webhook has free slots, until cancelled."""
         while True:
             await self.lanes.changed()
+            await asyncio.sleep(TURN_GATHER_S)
             taken = [
                 (webhook_id, cap, self._take_many(webhook_id, cap)) for webhook_id, cap in self.lanes.in_turn.items()
             ]

@@ -23,6 +23,7 @@ from shared.store.deliveries import Result
 from shared.wire import encode_task
 
 MOST = 500
+LINGER_S = 0.005
 GONE = "its endpoint answered 410 Gone"
 _log = logger("hari.dispatcher")
 
@@ -163,6 +164,8 @@ class Recorder:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
+                if len(self._waiting) < MOST and not self._closing:
+                    await asyncio.sleep(LINGER_S)
                 batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
                 await self._record(batch)
         await asyncio.gather(*self._following)
