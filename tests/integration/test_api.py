@@ -58,8 +58,7 @@ def delivered(api: Api, webhook_id: str, event_id: str | None = None, state: Sta
         came = orjson.dumps([("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]) if status else None
         row = AttemptRow(day, found, 1, NOON, status, error, None, 12.5, request_url="https://example.com/hook")
         values = {"request_headers": headers, "response_headers": came, "response_body": b"\xff\x00" if status else b""}
-        plain = {name: getattr(row, name) for name in AttemptRow.__slots__}
-        attempts.add(conn, [AttemptRow(**(plain | values))])
+        attempts.add(conn, [row._replace(**values)])
     return found
 
 
