@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bare, latency, measure_reference, ours
+from benchmarks import latency, lean, measure_reference, ours
 from benchmarks.children import BenchError
 from benchmarks.measure_reference import POOLS, QUICK_POOLS, Pool
 from benchmarks.places import Place, Servers, fresh_place, servers
@@ -92,7 +92,7 @@ def _run(size: Size) -> Run:
 def _round(run: Run, size: Size, where: Servers, endpoint: Receiver, pool: Pool, directory: Path) -> Iterator[str]:
     """Measure each part once; yields what each found, in words."""
     parts: dict[str, Callable[[Place], Measured]] = {
-        "bare": lambda place: bare.measure(place, endpoint, directory, size.bare),
+        "bare": lambda place: lean.measure(place, endpoint, directory, size.bare),
         "ours": lambda place: ours.measure(place, endpoint, directory, size.ours),
         "reference": lambda place: measure_reference.measure(place, endpoint, directory, size.reference, pool),
     }

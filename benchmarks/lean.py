@@ -1,7 +1,7 @@
-"""The bare loop: pika and libcurl on one uvloop, which only consumes, POSTs and acks. The limit of this machine.
+"""The lean loop: pika and libcurl on one uvloop, which only consumes, POSTs and acks. The limit of this machine.
 
 `measure` fills a queue of the product's own kind and runs it as a process:
-`python -m benchmarks.bare BROKER_URL QUEUE ENDPOINT_URL COUNT CONNECTIONS`, which prints one line of JSON.
+`python -m benchmarks.lean BROKER_URL QUEUE ENDPOINT_URL COUNT CONNECTIONS`, which prints one line of JSON.
 """
 
 import asyncio
@@ -34,17 +34,17 @@ HEADERS = [
     "webhook-id: dlv_abcdefghijklmnopqrstuvwxyz",
     "webhook-timestamp: 1795428930",
     "webhook-signature: v1,MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=",
-    "User-Agent: HARi-Webhooks/bare",
+    "User-Agent: HARi-Webhooks/lean",
     "X-HARi-Hop: 1",
     "Expect:",
 ]
 
 
 def measure(place: Place, receiver: Receiver, directory: Path, count: int) -> Measured:
-    """POSTs per second of the bare loop on `count` messages waiting in a quorum queue."""
+    """POSTs per second of the lean loop on `count` messages waiting in a quorum queue."""
     uvloop.run(_fill(place, count))
-    words = python("benchmarks.bare", place.broker_url, place.topology.events, receiver.url, str(count), str(SLOTS))
-    with running("bare loop", words, directory) as loop:
+    words = python("benchmarks.lean", place.broker_url, place.topology.events, receiver.url, str(count), str(SLOTS))
+    with running("lean loop", words, directory) as loop:
         loop.wait(WITHIN_S)
     found = _printed(loop)
     return Measured(count, found["seconds"], found["cpu_s"])
@@ -54,7 +54,7 @@ def _printed(loop: Child) -> dict[str, float]:
     try:
         found: dict[str, float] = json.loads(loop.tail().strip().splitlines()[-1])
     except (IndexError, ValueError):
-        raise BenchError(f"the bare loop printed no result:\n{loop.tail()}") from None
+        raise BenchError(f"the lean loop printed no result:\n{loop.tail()}") from None
     return found
 
 
