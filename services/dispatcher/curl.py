@@ -74,6 +74,7 @@ class Line:
             (pycurl.SSL_VERIFYPEER, 1),
             (pycurl.SSL_VERIFYHOST, 2),
             (pycurl.CAINFO, ca_file),
+            (pycurl.UPLOAD_BUFFERSIZE, 16_384),  # libcurl's least; 64 KiB each would be 32 MiB for 512 slots
             (pycurl.MAXAGE_CONN, IDLE_S),
             (pycurl.MAXLIFETIME_CONN, CONNECTION_LIFETIME_S),
             # No SEEKFUNCTION beside it: libcurl then cannot send a POST a second time by itself on finding that a
