@@ -1,4 +1,4 @@
-"""`hari bench`: ours, the reference and the bare loop in alternating rounds on real servers, then the latency."""
+"""`hari bench`: ours, the reference and the two loops in alternating rounds on real servers, then the latency."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import latency, lean, measure_reference, ours
+from benchmarks import latency, loops, measure_reference, ours
 from benchmarks.children import BenchError
 from benchmarks.measure_reference import POOLS, QUICK_POOLS, Pool
 from benchmarks.places import Place, Servers, fresh_place, servers
@@ -29,13 +29,14 @@ class Size:
     ours: int
     reference: int
     bare: int
+    lean: int
     latency_s: float
     warm_up: int
     pools: tuple[Pool, ...]
 
 
-FULL = Size(5, 30_000, 1_500, 30_000, 15.0, 400, POOLS)
-QUICK = Size(1, 15_000, 600, 15_000, 4.0, 150, QUICK_POOLS)
+FULL = Size(5, 30_000, 1_500, 30_000, 30_000, 15.0, 400, POOLS)
+QUICK = Size(1, 15_000, 600, 15_000, 15_000, 4.0, 150, QUICK_POOLS)
 
 
 def main(args: list[str]) -> int:
@@ -92,7 +93,8 @@ def _run(size: Size) -> Run:
 def _round(run: Run, size: Size, where: Servers, endpoint: Receiver, pool: Pool, directory: Path) -> Iterator[str]:
     """Measure each part once; yields what each found, in words."""
     parts: dict[str, Callable[[Place], Measured]] = {
-        "bare": lambda place: lean.measure(place, endpoint, directory, size.bare),
+        "lean": lambda place: loops.measure("lean", place, endpoint, directory, size.lean),
+        "bare": lambda place: loops.measure("bare", place, endpoint, directory, size.bare),
         "ours": lambda place: ours.measure(place, endpoint, directory, size.ours),
         "reference": lambda place: measure_reference.measure(place, endpoint, directory, size.reference, pool),
     }

@@ -1,76 +1,19 @@
-"""The lean loop: pika and libcurl on one uvloop, which only consumes, POSTs and acks. The limit of this machine.
+"""The lean loop: plain pika and libcurl on one uvloop, in callbacks written for this alone. The limit of this machine.
 
-`measure` fills a queue of the product's own kind and runs it as a process:
-`python -m benchmarks.lean BROKER_URL QUEUE ENDPOINT_URL COUNT CONNECTIONS`, which prints one line of JSON.
+No coroutine, egress guard, deadline or kept answer: nobody would send to customers so. Run and measured by
+`benchmarks.loops`.
 """
 
 import asyncio
-import json
-import sys
 import time
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 import pika
 import pycurl
-import uvloop
 from pika.adapters.asyncio_connection import AsyncioConnection
 
-from benchmarks.children import BenchError, Child, python, running
-from benchmarks.places import Place
-from benchmarks.receiver import Receiver
-from benchmarks.report import Measured
-from benchmarks.work import SLOTS, event
-from shared.broker.port import Message
-from shared.broker.rabbitmq import RabbitMQ
-from shared.wire import routing_key
-
-WITHIN_S = 180
-# As many and as long as those of a signed delivery.
-HEADERS = [
-    "Content-Type: application/json",
-    "X-Webhook-Secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=",
-    "webhook-id: dlv_abcdefghijklmnopqrstuvwxyz",
-    "webhook-timestamp: 1795428930",
-    "webhook-signature: v1,MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=",
-    "User-Agent: HARi-Webhooks/lean",
-    "X-HARi-Hop: 1",
-    "Expect:",
-]
-
-
-def measure(place: Place, receiver: Receiver, directory: Path, count: int) -> Measured:
-    """POSTs per second of the lean loop on `count` messages waiting in a quorum queue."""
-    uvloop.run(_fill(place, count))
-    words = python("benchmarks.lean", place.broker_url, place.topology.events, receiver.url, str(count), str(SLOTS))
-    with running("lean loop", words, directory) as loop:
-        loop.wait(WITHIN_S)
-    found = _printed(loop)
-    return Measured(count, found["seconds"], found["cpu_s"])
-
-
-def _printed(loop: Child) -> dict[str, float]:
-    try:
-        found: dict[str, float] = json.loads(loop.tail().strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        raise BenchError(f"the lean loop printed no result:\n{loop.tail()}") from None
-    return found
-
-
-async def _fill(place: Place, count: int) -> None:
-    broker, topology = RabbitMQ(place.broker_url), place.topology
-    await broker.start()
-    try:
-        await broker.declare(topology)
-        for start in range(0, count, 1000):
-            events = [event(no) for no in range(start, min(start + 1000, count))]
-            messages = [Message(topology.events_exchange, routing_key(one), one.body, one.id) for one in events]
-            refused = [why for why in await broker.publish(messages) if why is not None]
-            if refused:
-                raise BenchError(f"the broker refused a message: {refused[0]}")
-    finally:
-        await broker.close()
+from benchmarks.loops import HEADERS, main
 
 
 class Loop:
@@ -191,7 +134,7 @@ def _handle(url: str) -> Any:
     for option, value in (
         (pycurl.URL, url),
         (pycurl.POST, 1),
-        (pycurl.HTTPHEADER, HEADERS),
+        (pycurl.HTTPHEADER, [*(f"{name}: {value}" for name, value in HEADERS), "Expect:"]),
         (pycurl.PROXY, ""),
         (pycurl.NOSIGNAL, 1),
         (pycurl.WRITEFUNCTION, len),
@@ -200,14 +143,14 @@ def _handle(url: str) -> Any:
     return curl
 
 
-async def run(broker_url: str, queue: str, url: str, count: int, connections: int) -> None:
+async def drive(broker_url: str, queue: str, url: str, count: int, connections: int) -> tuple[float, float]:
+    """(seconds, processor seconds) of `count` messages."""
     loop = Loop(queue, url, count, connections)
     before_s = time.process_time()
     loop.start(broker_url)
     seconds = await loop.done
-    print(json.dumps({"seconds": seconds, "cpu_s": time.process_time() - before_s}), flush=True)
+    return seconds, time.process_time() - before_s
 
 
 if __name__ == "__main__":
-    _broker_url, _queue, _url, _count, _connections = sys.argv[1:]
-    uvloop.run(run(_broker_url, _queue, _url, int(_count), int(_connections)))
+    main(drive)

@@ -8,7 +8,8 @@ from typing import Any
 PARTS = {
     "ours": "HARi: one dispatcher",
     "reference": "reference: Celery, requests, SQLAlchemy",
-    "bare": "bare loop: consume, POST, ack",
+    "bare": "bare loop: HARi without the protocol",
+    "lean": "lean loop: pika and libcurl, no more",
 }
 
 
@@ -64,13 +65,15 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def as_json(run: Run) -> dict[str, Any]:
     """The figures under the names that scripts rely on: rates are medians of the rounds, ratios are between medians."""
-    ours, reference, bare = (median(run.per_s(part)) for part in PARTS)
+    ours, reference, bare, lean = (median(run.per_s(part)) for part in PARTS)
     found: dict[str, Any] = {
         "ours_per_s": round(ours, 1),
         "reference_per_s": round(reference, 1),
         "bare_per_s": round(bare, 1),
+        "lean_per_s": round(lean, 1),
         "ratio_to_reference": round(ours / reference, 2),
         "share_of_bare": round(ours / bare, 3),
+        "share_of_lean": round(ours / lean, 3),
         "latency_ms": {
             "p50": round(median(one.at(0.5) for one in run.latencies), 2),
             "p99": round(median(one.at(0.99) for one in run.latencies), 2),
@@ -105,5 +108,6 @@ def table(run: Run) -> str:
 def closing_line(found: Mapping[str, Any]) -> str:
     return (
         f"{found['ours_per_s']:,.0f} deliveries/s: {found['ratio_to_reference']:.1f} x the reference, "
-        f"{found['share_of_bare']:.0%} of the bare loop (medians of {found['rounds']})"
+        f"{found['share_of_bare']:.0%} of the bare loop, {found['share_of_lean']:.0%} of the lean one "
+        f"(medians of {found['rounds']})"
     )

@@ -19,7 +19,7 @@ WEBHOOK_COUNT = ENTITY_COUNT * len(TRIGGERS)
 RECORD_BYTES = 1024
 CONCURRENCY = 64
 SLOTS = 512
-"""POSTs in flight at once, in the dispatcher and in the bare loop alike."""
+"""POSTs in flight at once, in the dispatcher and in both loops alike."""
 MIX = (
     f"{WEBHOOK_COUNT} webhooks with a secret on {ENTITY_COUNT} record types, fan-out {FAN_OUT}, "
     f"records of {RECORD_BYTES:,} bytes"
