@@ -20,7 +20,8 @@ class FakeConsumer:
         self.acked: list[bytes] = []
 
     async def next_batch(self, most: int, wait_s: float) -> list[Received]:
-        assert most > 0 and self.held, "asked for more than there is"
+        assert most > 0
+        assert self.held, "asked for more than there is"
         batch, self.held = self.held[:most], self.held[most:]
         return batch
 
