@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shared.outgoing.filters import Filter
 
 Json = dict[str, Any]
 
@@ -109,6 +112,7 @@ class Webhook:
     timeout_s: int = 15
     concurrency: int = 16
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    filter: Json | None = None
     secret: str | None = field(default=None, repr=False)
     old_secret: str | None = field(default=None, repr=False)
     """Signs too while a rotation overlaps; None once the overlap is over."""
@@ -124,6 +128,7 @@ class Subscription:
     entity: str
     trigger: Trigger
     concurrency: int
+    filter: "Filter | None" = None
 
 
 @dataclass(frozen=True, slots=True)

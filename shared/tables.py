@@ -83,6 +83,7 @@ webhooks = Table(
     Column("old_secret", LargeBinary),
     Column("old_secret_until", UtcTime),
     Column("headers", LargeBinary),
+    Column("filter", Text),
     Column("timeout_s", Integer, nullable=False),
     Column("concurrency", Integer, nullable=False),
     Column("version", Integer, nullable=False),

@@ -97,6 +97,14 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def parsed(text: str) -> Any:
+    """The JSON in an option."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not valid JSON: {error}") from None
+
+
 def fields(words: Iterable[str]) -> dict[str, Any]:
     """`name=value` words as a dict; a value that is JSON is taken as such, anything else as text."""
     found: dict[str, Any] = {}

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from services.cli.client import Api, fields, show
+from services.cli.client import Api, fields, parsed, show
 
 app = typer.Typer(help="Outgoing webhooks: who is told about which changes.", no_args_is_help=True)
 COLUMNS = ("id", "name", "entity", "event", "url", "active", "deactivated_reason")
@@ -21,12 +21,14 @@ def create(
     url: Annotated[str, typer.Option(help="Where to POST.")],
     secret: Annotated[str | None, typer.Option(help="Sent as X-Webhook-Secret, and the key of the signature.")] = None,
     header: Annotated[list[str] | None, typer.Option(help="A static header as name=value; may be repeated.")] = None,
+    filter: Annotated[str | None, typer.Option(help='JSON, like {"changed.stage": "Won"}.')] = None,
     timeout_s: Annotated[int | None, typer.Option(help="Deadline of one attempt, 1 to 30.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Requests at once per dispatcher, 1 to 256.")] = None,
     json: Json = False,
 ) -> None:
     """Create outgoing webhook."""
     given: dict[str, Any] = {"name": name, "entity": entity, "event": event, "url": url, "secret": secret}
+    given["filter"] = parsed(filter) if filter else None
     given |= {"timeout_s": timeout_s, "concurrency": concurrency, "headers": fields(header) if header else None}
     body = {key: value for key, value in given.items() if value is not None}
     answer = Api().call("POST", "/webhooks", body)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shared.errors import FieldError, Refused
 from shared.model import Trigger
 from shared.outgoing.checks import check_headers, check_secret
+from shared.outgoing.filters import compile_filter
 
 LONGEST_OVERLAP_S = 7 * 86400
 DEFAULT_OVERLAP_S = 86400
@@ -41,6 +42,13 @@ class WebhookChange(BaseModel):
     timeout_s: Annotated[int, Field(ge=1, le=30, description="Deadline of one attempt.")] = 15
     concurrency: Annotated[int, Field(ge=1, le=256, description="Requests at once, per dispatcher process.")] = 16
     headers: Annotated[dict[str, str], Field(description="Static headers to send.")] = Field(default_factory=dict)
+    filter: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="Only events for which all of this holds are sent: paths into the payload and conditions, like "
+            '{"changed.stage": "Won", "record.amount": {"$gte": 1000}}. null removes it.',
+        ),
+    ] = None
 
 
 class WebhookForm(WebhookChange):
@@ -81,6 +89,8 @@ def read_webhook(
     if read.get("secret") is not None:
         errors += check_secret(read["secret"])
     errors += check_headers(read.get("headers", {}))
+    if read.get("filter") is not None:
+        errors += compile_filter(read["filter"])[1]
     warnings: list[FieldError] = []
     if "url" in read:
         url_errors, warnings = check_url(read["url"])
@@ -137,6 +147,8 @@ def _in_words(fault: Mapping[str, Any], form: type[BaseModel]) -> str:
         case "int_type" | "int_from_float":
             return "must be a whole number"
         case "dict_type":
+            if fault["loc"][0] == "filter":
+                return 'must be an object of paths and conditions, like {"changed.stage": "Won"}'
             return "must be a JSON object of header names and values"
         case "greater_than_equal":
             return f"must be at least {limits['ge']}"

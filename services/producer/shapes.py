@@ -3,7 +3,7 @@
 A field with a default may be missing from an answer.
 """
 
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -58,6 +58,7 @@ class Webhook(Shape):
     version: int
     created_at: str
     headers: dict[str, str] = {}
+    filter: dict[str, Any] | None = None
     timeout_s: int
     concurrency: int
     warnings: list[Warning] = []

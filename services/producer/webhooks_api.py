@@ -117,6 +117,8 @@ def shown(webhook: Webhook, just_set: Collection[str] = (), warnings: Sequence[F
     if webhook.headers:
         clear = "headers" in just_set
         answer["headers"] = {name: value if clear else MASK for name, value in webhook.headers.items()}
+    if webhook.filter is not None:
+        answer["filter"] = webhook.filter
     answer |= {"timeout_s": webhook.timeout_s, "concurrency": webhook.concurrency}
     if warnings:
         answer["warnings"] = [{"pointer": warning.pointer, "detail": warning.detail} for warning in warnings]

@@ -20,7 +20,9 @@ class MatchIndex:
         """The subscriptions that want this event, each once."""
         found: list[Subscription] = []
         for trigger in TRIGGERS_OF[event.change]:
-            found += self.wanted.get((event.entity, trigger), ())
+            for subscription in self.wanted.get((event.entity, trigger), ()):
+                if subscription.filter is None or subscription.filter.failing(event.payload) is None:
+                    found.append(subscription)
         return found
 
 

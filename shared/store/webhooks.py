@@ -13,9 +13,10 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Executable, and_, case, insert, literal, null, select, update
 
-from shared.errors import Refused
+from shared.errors import Refused, SettingsError
 from shared.ids import new_id
-from shared.model import Subscription, Trigger, Webhook
+from shared.model import Json, Subscription, Trigger, Webhook
+from shared.outgoing.filters import Filter, compile_filter
 from shared.secrets import SecretBox
 from shared.signing import SECRET_PREFIX
 from shared.sql import Rows, Text, later, now
@@ -30,7 +31,7 @@ _VERSION_ROW = "webhooks"
 _CURRENT = w.c.deleted_at.is_(None)
 _COLUMNS = (
     *(w.c.id, w.c.name, w.c.entity, w.c.event, w.c.url, w.c.active, w.c.version, w.c.created_at, w.c.timeout_s),
-    *(w.c.concurrency, w.c.headers, w.c.secret, w.c.deactivated_reason, w.c.deleted_at),
+    *(w.c.concurrency, w.c.headers, w.c.filter, w.c.secret, w.c.deactivated_reason, w.c.deleted_at),
     case((w.c.old_secret_until > now(), w.c.old_secret), else_=null()).label("old_secret"),
 )
 
@@ -48,6 +49,7 @@ class NewWebhook:
     timeout_s: int = 15
     concurrency: int = 16
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    filter: Json | None = None
 
 
 def new_secret() -> str:
@@ -66,6 +68,7 @@ def create(conn: Connection, box: SecretBox, new: NewWebhook) -> Webhook:
         "active": new.active,
         "secret": _seal(box, new.secret),
         "headers": _seal_headers(box, new.headers),
+        "filter": _filter_text(new.filter),
         "timeout_s": new.timeout_s,
         "concurrency": new.concurrency,
         "version": 1,
@@ -113,11 +116,15 @@ def change(
     before = _lock(conn, box, webhook_id, if_version)
     if before is None:
         return None
-    row: dict[str, Any] = {key: changes[key] for key in changes if key not in ("trigger", "secret", "headers")}
+    row: dict[str, Any] = {
+        key: changes[key] for key in changes if key not in ("trigger", "secret", "headers", "filter")
+    }
     if "trigger" in changes:
         row["event"] = changes["trigger"].value
     if "headers" in changes:
         row["headers"] = _seal_headers(box, changes["headers"])
+    if "filter" in changes:
+        row["filter"] = _filter_text(changes["filter"])
     if "secret" in changes:
         row |= {"secret": _seal(box, changes["secret"]), "old_secret": None, "old_secret_until": None}
     if "active" in changes:
@@ -189,8 +196,12 @@ def subscriptions(conn: Connection) -> tuple[int, list[Subscription]]:
     at the number reloads it.
     """
     at = version(conn)
-    rows = conn.execute(select(w.c.id, w.c.entity, w.c.event, w.c.concurrency).where(w.c.active, _CURRENT))
-    return at, [Subscription(row.id, row.entity, Trigger(row.event), row.concurrency) for row in rows]
+    columns = (w.c.id, w.c.entity, w.c.event, w.c.concurrency, w.c.filter)
+    rows = conn.execute(select(*columns).where(w.c.active, _CURRENT))
+    return at, [
+        Subscription(row.id, row.entity, Trigger(row.event), row.concurrency, _compiled(row.id, row.filter))
+        for row in rows
+    ]
 
 
 def version(conn: Connection) -> int:
@@ -232,11 +243,25 @@ def _webhook(box: SecretBox, row: AnyRow) -> Webhook:
         timeout_s=row.timeout_s,
         concurrency=row.concurrency,
         headers=orjson.loads(box.open(row.headers)) if row.headers is not None else {},
+        filter=orjson.loads(row.filter) if row.filter is not None else None,
         secret=box.open(row.secret) if row.secret is not None else None,
         old_secret=box.open(row.old_secret) if row.old_secret is not None else None,
         deactivated_reason=row.deactivated_reason,
         deleted=row.deleted_at is not None,
     )
+
+
+def _filter_text(given: Json | None) -> str | None:
+    return None if given is None else orjson.dumps(given).decode()
+
+
+def _compiled(webhook_id: str, text: str | None) -> Filter | None:
+    if text is None:
+        return None
+    compiled, errors = compile_filter(orjson.loads(text))
+    if compiled is None:  # it was checked when it was saved: only another version's dialect comes here
+        raise SettingsError(f"the filter of {webhook_id} cannot be read by this version: {errors[0].detail}")
+    return compiled
 
 
 def _seal(box: SecretBox, secret: str | None) -> bytes | None:

@@ -69,6 +69,27 @@ def test_a_change_becomes_a_signed_post_and_a_log_row(hari: Hari) -> None:
         hari.api.call("DELETE", f"/webhooks/{webhook['id']}")
 
 
+def test_a_filter_on_a_changed_field_fires_once_on_that_transition(hari: Hari) -> None:
+    with JournalReceiver(keep_bodies=True) as endpoint:
+        webhook = add(hari, endpoint.url, filter={"changed.stage": "Won", "record.amount": {"$gte": 1000}})
+        marker = add(hari, endpoint.url, event="delete")
+        deal = hari.api.call("POST", "/records/Deal", {"name": "Skates", "stage": "Offer", "amount": 1200})
+        small = hari.api.call("POST", "/records/Deal", {"name": "Small", "stage": "Offer", "amount": 10})
+        hari.api.call("PATCH", f"/records/Deal/{deal['id']}", {"stage": "Won"})
+        hari.api.call("PATCH", f"/records/Deal/{small['id']}", {"stage": "Won"})
+        hari.api.call("PATCH", f"/records/Deal/{deal['id']}", {"amount": 1300})
+        hari.api.call("DELETE", f"/records/Deal/{deal['id']}")
+        # The delete comes last: once it is dispatched, so is everything before it.
+        eventually(lambda: log(hari, marker["id"]), 20)
+        assert [(row["record_id"], row["event"]) for row in log(hari, webhook["id"])] == [(deal["id"], "updated")]
+        with pytest.raises(ApiError, match="unknown"):
+            hari.api.call("PATCH", f"/webhooks/{webhook['id']}", {"filter": {"record.stage": {"$like": "W%"}}})
+        assert hari.api.call("PATCH", f"/webhooks/{webhook['id']}", {"filter": None})["id"] == webhook["id"]
+        assert "filter" not in hari.api.call("GET", f"/webhooks/{webhook['id']}")
+        for found in (webhook, marker):
+            hari.api.call("DELETE", f"/webhooks/{found['id']}")
+
+
 def test_a_change_that_changes_nothing_sends_nothing(hari: Hari) -> None:
     with JournalReceiver(keep_bodies=True) as endpoint:
         webhook = add(hari, endpoint.url, entity="Task")

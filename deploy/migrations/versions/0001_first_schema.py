@@ -184,6 +184,7 @@ def upgrade() -> None:
         sa.Column("old_secret", sa.LargeBinary),
         sa.Column("old_secret_until", UtcTime),
         sa.Column("headers", sa.LargeBinary),
+        sa.Column("filter", sa.Text),
         sa.Column("timeout_s", sa.Integer, nullable=False),
         sa.Column("concurrency", sa.Integer, nullable=False),
         sa.Column("version", sa.Integer, nullable=False),

@@ -62,7 +62,17 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "a header's name with a slash": ({"headers": {"a/b": "a"}}, "/headers/a~1b", "letters, digits and hyphens"),
     "a header twice": ({"headers": {"X-A": "a", "x-a": "b"}}, "/headers/x-a", "is there twice"),
     "twenty-one headers": ({"headers": {f"X-{no}": "a" for no in range(21)}}, "/headers", "at most 20 headers"),
-    "a field that is not enforced yet": ({"filter": {}}, "/filter", "unknown field; known are name, entity, event"),
+    "a field that is not enforced yet": (
+        {"preset": "slack"},
+        "/preset",
+        "unknown field; known are name, entity, event",
+    ),
+    "a filter that is no object": ({"filter": "stage"}, "/filter", "must be an object of paths and conditions"),
+    "a filter with an unknown operator": (
+        {"filter": {"record.a": {"$like": 1}}},
+        "/filter/record.a/$like",
+        "is unknown",
+    ),
     "a field of the answer": ({"id": "wh_1"}, "/id", "unknown field"),
     "a field that is misspelt": ({"Name": "x"}, "/Name", "unknown field"),
 }
