@@ -9,7 +9,7 @@ from shared.db import Database
 from shared.egress import EgressRules
 from shared.entities import Entities, read_entities
 from shared.secrets import SecretBox, local_keys
-from shared.settings import Settings
+from shared.settings import Settings, keys_in
 from shared.wakeups import Wakeups
 
 VERSION = version("hari-webhooks")
@@ -69,5 +69,5 @@ def _broker(settings: Settings) -> Broker:
 
 def _secret_keys(settings: Settings) -> tuple[str, ...]:
     if settings.secret_keys is not None:
-        return tuple(settings.secret_keys.get_secret_value().replace(",", " ").split())
+        return keys_in(settings.secret_keys.get_secret_value())
     return local_keys(settings.data_dir)

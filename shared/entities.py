@@ -203,7 +203,7 @@ def _read(kind: Kind, value: Any) -> tuple[bool, Any]:
             number = _is_number(value)
             return number, value if number else "must be a number, with at most 64 bits"
     if not isinstance(value, str):
-        return False, _FORMS[kind]
+        return False, f"{_FORMS[kind]}, not {_KIND_OF_JSON.get(type(value), 'this')}"
     match kind:
         case Kind.TEXT:
             return (True, value) if len(value) <= MAX_TEXT_LENGTH else (False, _FORMS[kind])
@@ -220,6 +220,7 @@ def _read(kind: Kind, value: Any) -> tuple[bool, Any]:
     return (found is not None), _FORMS[kind] if found is None else found
 
 
+_KIND_OF_JSON = {int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
 _FORMS: Mapping[Kind, str] = {
     Kind.TEXT: f"must be text of at most {MAX_TEXT_LENGTH:,} characters",
     Kind.EMAIL: f"must be an email address, like ada@example.com, of at most {MAX_EMAIL_LENGTH} characters",

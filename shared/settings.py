@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
+from cryptography.fernet import Fernet
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -13,6 +15,7 @@ from shared.errors import SettingsError
 
 DEFAULT_SCHEDULE = "5s,30s,2m,10m,1h,3h,6h,12h,24h,24h"
 _UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+READ_ELSEWHERE = frozenset({"HARI_URL", "HARI_API_KEY", "HARI_CHECKOUT"})
 SECRETS_DIR = Path("/run/secrets")
 
 Bind = tuple[str, int]
@@ -66,10 +69,27 @@ class Settings(BaseSettings):
             return given
         return tuple(ip_network(word.strip()) for word in given.split(",") if word.strip())
 
-    @field_validator("database_url", "broker_url", mode="before")
+    @model_validator(mode="before")
     @classmethod
     def _empty_is_unset(cls, given: Any) -> Any:
-        return given or None
+        return {name: value for name, value in given.items() if value != ""}
+
+    @field_validator("entities_file", "ca_file")
+    @classmethod
+    def _check_file(cls, given: Path | None) -> Path | None:
+        if given is not None and not given.is_file():
+            raise ValueError(f"there is no file {given}")
+        return given
+
+    @field_validator("secret_keys")
+    @classmethod
+    def _check_secret_keys(cls, given: SecretStr | None) -> SecretStr | None:
+        try:
+            for key in keys_in(given.get_secret_value()) if given is not None else ():
+                Fernet(key)
+        except ValueError:
+            raise ValueError("must be keys as `hari new-secret-key` makes them, separated by commas") from None
+        return given
 
     @field_validator("database_url")
     @classmethod
@@ -110,6 +130,11 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{(self.data_dir / 'hari.db').absolute()}"
 
 
+def keys_in(text: str) -> tuple[str, ...]:
+    """The keys of HARI_SECRET_KEYS, newest first."""
+    return tuple(text.replace(",", " ").split())
+
+
 def duration_s(word: str) -> float:
     """Seconds in `5s`, `2m`, `1h`, `250ms`, `1d`; raises ValueError that says the form."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)(ms|s|m|h|d)\s*", word)
@@ -134,6 +159,14 @@ def read_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
         return Settings(**source, **overrides)
     except ValidationError as error:
         raise SettingsError("\n".join(["these settings cannot be used:", *_faults(error)])) from None
+
+
+def unknown_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """HARI_ variables that nothing reads -> the setting that each is closest to ("" when none is close)."""
+    known = {f"HARI_{name.upper()}" for name in Settings.model_fields}
+    given = {name for name in environ if name.startswith("HARI_") and not name.startswith("HARI_TEST_")}
+    unknown = sorted(given - known - READ_ELSEWHERE)
+    return {name: next(iter(get_close_matches(name, known, 1, 0.8)), "") for name in unknown}
 
 
 def _faults(error: ValidationError) -> list[str]:

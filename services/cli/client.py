@@ -1,5 +1,6 @@
 """The `hari` client's side of the API: `requests`, one place for errors and output."""
 
+import contextlib
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ import typer
 from shared.errors import HariError
 from shared.settings import read_settings
 
-KEY_FILE = "api-key"
+KEY_FILE, URL_FILE = "api-key", "api-url"
 TIMEOUT_S = 60
 
 
@@ -56,7 +57,10 @@ def _explain(answer: requests.Response) -> str:
 
 
 def _local_url() -> str:
-    host, port = read_settings().producer_bind
+    settings = read_settings()
+    with contextlib.suppress(OSError):
+        return (settings.data_dir / URL_FILE).read_text().strip()
+    host, port = settings.producer_bind
     return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
 
 

@@ -7,7 +7,18 @@ import typer
 from services.cli.client import Api, show, table
 
 app = typer.Typer(help="The delivery log: what was sent, what came back.", no_args_is_help=True)
-COLUMNS = ("id", "state", "reason", "attempt_count", "last_status", "last_error", "entity", "event", "created_at")
+COLUMNS = (
+    "id",
+    "state",
+    "reason",
+    "attempt_count",
+    "last_status",
+    "entity",
+    "event",
+    "test",
+    "webhook_id",
+    "created_at",
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -44,6 +55,9 @@ def show_(id: Annotated[str, typer.Argument(help="dlv_...")], json: Json = False
 def print_delivery(answer: Any) -> None:
     """One delivery and its attempts as a person reads them."""
     typer.echo(f"{answer['id']}  {answer['entity']} {answer['event']}  {answer['state']}  {answer.get('reason') or ''}")
+    url = answer["attempts"][-1]["request"]["url"] if answer["attempts"] else None
+    following = f"  next attempt {answer['next_attempt_at']}" if answer.get("next_attempt_at") else ""
+    typer.echo(f"record {answer['record_id']}  webhook {answer['webhook_id']}  {f'to {url}' if url else ''}{following}")
     rows = [["attempt", "started", "met", "ms"]]
     for attempt in answer["attempts"]:
         met = attempt["status"] if attempt["error"] is None else f"{attempt['error']} {attempt['status'] or ''}"

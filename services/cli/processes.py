@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import gc
+import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
@@ -14,14 +15,16 @@ from typing import Any
 import uvloop
 
 from services.cli.health import check
+from services.cli.client import URL_FILE
 from shared import failpoint, logs, metrics
 from shared.assembly import Parts, open_parts
 from shared.db import Database
 from shared.errors import SettingsError
 from shared.migrate import check_schema, migrate
 from shared.process import Readiness, metrics_port, stop_on_signals
-from shared.settings import Settings, read_settings
+from shared.settings import Settings, read_settings, unknown_settings
 
+_log = logs.logger("hari.process")
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 CONNECTED_POLL_S = 0.5
 
@@ -78,7 +81,6 @@ def migrate_now() -> None:
     """Bring the schema to this version."""
     settings = read_settings()
     logs.set_up(settings.log_format, "migrate")
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
     with _data_dir_lock(settings):
         _migrate(settings)
     print("hari: the database is at this version's schema", file=sys.stderr)
@@ -98,6 +100,8 @@ def health() -> int:
 
 
 async def _serve(settings: Settings, roles: Sequence[str], *, announce: bool = False) -> None:
+    for name, near in unknown_settings(os.environ).items():
+        _log.warning("setting.unknown", name=name, hint=f"did you mean {near}?" if near else "nothing reads it")
     stop = stop_on_signals()
     failpoint.arm(settings.failpoint)
     # What was imported stays: the collector need not look at it again, nor run for every few hundred deliveries.
@@ -147,6 +151,8 @@ async def _watch_broker(parts: Parts, readiness: Readiness) -> None:
 async def _announce(settings: Settings, readiness: Readiness) -> None:
     await readiness.wait()
     host, port = settings.producer_bind
+    if settings.embedded:
+        (settings.data_dir / URL_FILE).write_text(f"http://{host}:{port}")
     print(f"hari: ready. API on http://{host}:{port}  (stop with Ctrl-C)", file=sys.stderr, flush=True)
 
 
@@ -156,7 +162,7 @@ def _data_dir_lock(settings: Settings) -> Iterator[None]:
     if not settings.embedded:
         yield
         return
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_data_dir(settings)
     with Path(settings.data_dir / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -166,6 +172,14 @@ def _data_dir_lock(settings: Settings) -> Iterator[None]:
                 f"another hari process uses {where}: stop it, or set HARI_DATA_DIR to another directory"
             ) from None
         yield
+
+
+def _make_data_dir(settings: Settings) -> None:
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        where = settings.data_dir.absolute()
+        raise SettingsError(f"HARI_DATA_DIR: cannot make {where}: {error.strerror}") from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -99,5 +99,7 @@ def test(id: Id, json: Json = False) -> None:
     if json:
         show(answer, True)
     else:
-        met = answer["status"] if answer["status"] is not None else answer["error"]
+        met = answer["status"] if answer["error"] is None else answer["error"]
         typer.echo(f"{met} in {answer['duration_ms'] or 0:.0f} ms  ({answer['delivery_id']})")
+    if answer["error"] is not None or not 200 <= answer["status"] < 300:
+        raise typer.Exit(1)

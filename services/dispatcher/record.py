@@ -125,6 +125,7 @@ def _deactivate_gone(conn: Connection, batch: Sequence[Attempt], results: dict[t
             reason = f"the webhook was deactivated: {GONE}"
             results[key] = results[key]._replace(state=State.CANCELLED, reason=reason, wait_s=None, check_s=None)
             metrics.webhooks_deactivated.labels("gone").inc()
+            _log.warning("webhook.deactivated", webhook_id=claimed.webhook.id, reason=GONE)
 
 
 def _follow_up(attempt: Attempt, result: Result) -> FollowUp | None:
@@ -221,6 +222,12 @@ class Recorder:
         return Message(self._topology.wait_exchange, str(follow_up.queue_ms), body, task_id)
 
 
+def _decision_word(attempt: Attempt) -> str:
+    if attempt.outcome.gone and not attempt.claimed.test:
+        return "deactivate"
+    return type(attempt.decision).__name__.lower()
+
+
 def _dead_label(reason: str) -> str:
     return "schedule_used_up" if reason.startswith("no success") else reason
 
@@ -240,7 +247,7 @@ def _report(batch: Sequence[Attempt]) -> None:
             status=outcome.status,
             error=outcome.word,
             duration_ms=round(outcome.duration_ms, 1),
-            decision=type(attempt.decision).__name__.lower(),
+            decision=_decision_word(attempt),
             test=claimed.test,
         )
     for labels, count in met.items():
