@@ -14,8 +14,8 @@ from typing import Any
 
 import uvloop
 
-from services.cli.health import check
 from services.cli.client import URL_FILE
+from services.cli.health import check
 from shared import failpoint, logs, metrics
 from shared.assembly import Parts, open_parts
 from shared.db import Database
