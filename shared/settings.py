@@ -16,6 +16,7 @@ from shared.errors import SettingsError
 DEFAULT_SCHEDULE = "5s,30s,2m,10m,1h,3h,6h,12h,24h,24h"
 _UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 READ_ELSEWHERE = frozenset({"HARI_URL", "HARI_API_KEY", "HARI_CHECKOUT"})
+KEY_FILE, URL_FILE = "api-key", "api-url"  # in the embedded data directory, for the client
 SECRETS_DIR = Path("/run/secrets")
 
 Bind = tuple[str, int]

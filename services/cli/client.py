@@ -12,9 +12,8 @@ import requests
 import typer
 
 from shared.errors import HariError
-from shared.settings import read_settings
+from shared.settings import KEY_FILE, URL_FILE, read_settings
 
-KEY_FILE, URL_FILE = "api-key", "api-url"
 TIMEOUT_S = 60
 
 

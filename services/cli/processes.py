@@ -14,7 +14,6 @@ from typing import Any
 
 import uvloop
 
-from services.cli.client import URL_FILE
 from services.cli.health import check
 from shared import failpoint, logs, metrics
 from shared.assembly import Parts, open_parts
@@ -22,7 +21,7 @@ from shared.db import Database
 from shared.errors import SettingsError
 from shared.migrate import check_schema, migrate
 from shared.process import Readiness, metrics_port, stop_on_signals
-from shared.settings import Settings, read_settings, unknown_settings
+from shared.settings import URL_FILE, Settings, read_settings, unknown_settings
 
 _log = logs.logger("hari.process")
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))

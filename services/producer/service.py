@@ -18,10 +18,9 @@ from services.producer.send_test import send_test
 from shared.assembly import Parts
 from shared.errors import SettingsError, Unavailable
 from shared.logs import logger
-from shared.settings import Bind
+from shared.settings import KEY_FILE, Bind
 from shared.store import api_keys
 
-KEY_FILE = "api-key"
 AGAIN_S = 1.0
 LAST_REQUESTS_S = 10
 _log = logger("hari.producer")
