@@ -1,5 +1,6 @@
 """From settings to the things every process holds: database, broker, topology, secret box, egress rules."""
 
+import socket
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -9,7 +10,7 @@ from shared.db import Database
 from shared.egress import EgressRules
 from shared.entities import Entities, read_entities
 from shared.secrets import SecretBox, local_keys
-from shared.settings import Settings, keys_in
+from shared.settings import Bind, Settings, keys_in
 from shared.wakeups import Wakeups
 
 VERSION = version("hari-webhooks")
@@ -51,10 +52,19 @@ def open_parts(settings: Settings) -> Parts:
         rules=EgressRules(
             allow=settings.egress_allow,
             allow_http=settings.allow_http,
-            own=frozenset({settings.producer_bind, settings.metrics_bind}),
+            own=frozenset(_addresses(settings.producer_bind) | _addresses(settings.metrics_bind)),
         ),
         entities=entities,
     )
+
+
+def _addresses(bind: Bind) -> set[Bind]:
+    """Every address that this bind listens on: a name stands for those it has."""
+    host, port = bind
+    try:
+        return {(str(found[4][0]), port) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except OSError:
+        return {bind}
 
 
 def _broker(settings: Settings) -> Broker:

@@ -14,15 +14,16 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from shared.errors import Malformed, Unavailable
+from shared.errors import HariError, Malformed, Unavailable
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
 SERIALIZATION_FAILURE, DEADLOCK = "40001", "40P01"
+REFUSED_VALUE = ("22", "23", "54")  # SQLSTATE classes: data exception, integrity violation, limit exceeded
 PG_THREADS = 4
 
 
@@ -110,15 +111,18 @@ def our_errors() -> Iterator[None]:
     """Turns the driver's errors into ours, for the few who hold a connection of their own."""
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
-        raise Unavailable(_brief(error)) from error
     except DBAPIError as error:
-        if error.connection_invalidated or getattr(error.orig, "sqlstate", None) in (SERIALIZATION_FAILURE, DEADLOCK):
-            raise Unavailable(_brief(error)) from error
-        raise Malformed(_brief(error)) from error
+        raise _ours(error.orig) from error
+    except psycopg.Error as error:  # from COPY, which goes past SQLAlchemy
+        raise _ours(error) from error
 
 
-def _brief(error: DBAPIError) -> str:
-    """The driver's first line, without our statement and its parameters: they hold customers' data."""
-    lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
-    return f"database: {lines[0]}"
+def _ours(error: BaseException | None) -> HariError:
+    """Malformed when this value can never be stored, Unavailable for all else: a full disk, a read-only standby."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = f"database: {lines[0]}"  # not the statement and its parameters: they hold customers' data
+    if isinstance(error, psycopg.Error):
+        refused = (error.sqlstate or "").startswith(REFUSED_VALUE) or isinstance(error, psycopg.DataError)
+    else:
+        refused = isinstance(error, sqlite3.IntegrityError | sqlite3.DataError | sqlite3.ProgrammingError)
+    return Malformed(text) if refused else Unavailable(text)

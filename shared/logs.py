@@ -28,8 +28,15 @@ def set_up(log_format: str, role: str) -> None:
     def with_role(_logger: Any, _level: str, line: Any) -> Any:
         return {"role": role} | line
 
+    # Plain: the renderer's own tracebacks print local variables, and those hold secrets.
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
-    readable: list[Any] = [with_role, structlog.processors.add_log_level, stamp, structlog.dev.ConsoleRenderer()]
+    readable: list[Any] = [
+        with_role,
+        structlog.processors.add_log_level,
+        stamp,
+        plain,
+    ]
     structlog.configure(
         processors=readable if console else [as_json],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr)

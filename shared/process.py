@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -53,13 +54,18 @@ def stop_on_signals() -> asyncio.Event:
 
 
 class _QuietHandler(WSGIRequestHandler):
+    timeout = 5
+
     def log_message(self, format: str, *args: Any) -> None:
         return
 
 
-class _Server(WSGIServer):
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread a request: a client that connects and says nothing keeps nobody else waiting."""
+
     allow_reuse_address = True
     daemon_threads = True
+    block_on_close = False
 
 
 @contextmanager

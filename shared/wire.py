@@ -19,6 +19,7 @@ from shared.model import Actor, Change, DeliveryTask, Event, Json
 EVENT_ID = re.compile(r"[A-Za-z0-9_:-]{1,64}")
 MAX_PAYLOAD_BYTES = 1024 * 1024
 TASK_FORMAT = 1
+MOST_ATTEMPTS = 1_000_000
 
 
 def new_event(
@@ -138,8 +139,10 @@ def decode_task(body: bytes) -> DeliveryTask:
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise Malformed(f"not a delivery task: {error}") from None
     texts = isinstance(task.delivery_id, str) and isinstance(task.webhook_id, str)
-    if not texts or not isinstance(task.attempt_no, int) or task.attempt_no < 1:
-        raise Malformed("not a delivery task: the ids must be text, attempt_no a number from 1")
+    if not texts or not EVENT_ID.fullmatch(task.delivery_id) or not EVENT_ID.fullmatch(task.webhook_id):
+        raise Malformed("not a delivery task: the ids must be 1 to 64 characters of A-Z a-z 0-9 _ : -")
+    if not isinstance(task.attempt_no, int) or not 1 <= task.attempt_no <= MOST_ATTEMPTS:
+        raise Malformed(f"not a delivery task: attempt_no must be a number from 1 to {MOST_ATTEMPTS}")
     return task
 
 

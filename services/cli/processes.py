@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import gc
 import os
+import resource
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
@@ -103,6 +104,9 @@ async def _serve(settings: Settings, roles: Sequence[str], *, announce: bool = F
         _log.warning("setting.unknown", name=name, hint=f"did you mean {near}?" if near else "nothing reads it")
     stop = stop_on_signals()
     failpoint.arm(settings.failpoint)
+    # Every request under way is a descriptor; a soft limit of 1,024 is for programs that use select().
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # What was imported stays: the collector need not look at it again, nor run for every few hundred deliveries.
     gc.collect()
     gc.freeze()
@@ -161,6 +165,7 @@ def _data_dir_lock(settings: Settings) -> Iterator[None]:
     if not settings.embedded:
         yield
         return
+    os.umask(0o077)  # whatever is made from here on holds customers' data
     _make_data_dir(settings)
     with Path(settings.data_dir / "lock").open("w") as lock:
         try:

@@ -5,6 +5,7 @@ or None. https://curl.se/libcurl/c/curl_multi_socket_action.html
 """
 
 import asyncio
+import contextlib
 import selectors
 import socket
 import time
@@ -31,7 +32,8 @@ class _Socket(socket.socket):
     """libcurl duplicates the descriptor it is given; this one closes as soon as nothing holds it."""
 
     def __del__(self) -> None:
-        self.close()
+        with contextlib.suppress(AttributeError):  # its making may have failed
+            self.close()
 
 
 class Line:

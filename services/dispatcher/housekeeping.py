@@ -239,9 +239,11 @@ class Housekeeper:
             await self._measure()
 
     async def _measure(self) -> None:
-        names = (self._topology.events, self._topology.deliver, self._topology.dead, self._topology.parked)
-        for name, depth in (await self._broker.depths(names)).items():
-            metrics.queue_messages.labels(name.rpartition(".")[2]).set(depth)
         pending, oldest_s = await self._database.run(outbox.backlog)
         metrics.outbox_pending.set(pending)
         metrics.outbox_oldest_age.set(oldest_s)
+        if not self._broker.connected:
+            return
+        names = (self._topology.events, self._topology.deliver, self._topology.dead, self._topology.parked)
+        for name, depth in (await self._broker.depths(names)).items():
+            metrics.queue_messages.labels(name.rpartition(".")[2]).set(depth)

@@ -13,8 +13,9 @@ class Lanes:
         self._by_webhook: Counter[str] = Counter()
         self._changed = asyncio.Event()
         self._freed = asyncio.Event()
-        self.in_turn: dict[str, int] = {}
-        """Webhook id -> its cap, for those whose rows should be pulled as slots come free."""
+        self._closed = False
+        self.in_turn: set[str] = set()
+        """The webhooks whose rows should be pulled as slots come free."""
 
     @property
     def room(self) -> int:
@@ -44,15 +45,21 @@ class Lanes:
         if self.in_turn:
             self._changed.set()
 
-    def wait_in_turn(self, webhook_id: str, cap: int) -> None:
+    def wait_in_turn(self, webhook_id: str) -> None:
         """This webhook has deliveries that wait as rows: pull them when it has a free slot."""
-        self.in_turn[webhook_id] = cap
+        self.in_turn.add(webhook_id)
         self._changed.set()
 
-    async def changed(self) -> None:
-        """Wait until a slot came free or a webhook began to wait, since the last call."""
+    async def changed(self) -> bool:
+        """Wait until a slot came free or a webhook began to wait, since the last call; False once closed."""
         await self._changed.wait()
         self._changed.clear()
+        return not self._closed
+
+    def close(self) -> None:
+        """Whoever waits for a turn stops waiting: no further turns are taken."""
+        self._closed = True
+        self._changed.set()
 
     async def wait_for_room(self, worthwhile: int = 1, patience_s: float = 0.0) -> int:
         """Wait until a slot is free, and a little longer for `worthwhile` of them; returns how many are."""

@@ -21,14 +21,23 @@ class Parking:
         self._topology = topology
         self._patience = patience
 
-    async def park(self, queue: str, message_id: str, body: bytes, reason: str) -> None:
-        """Return once the message stands in the parked queue (confirmed) and in its mirror."""
+    async def park(self, queue: str, message_id: str, body: bytes, reason: str, *, event_id: str = "") -> None:
+        """Return once the message stands in the parked queue (confirmed) and in its mirror.
+
+        `event_id`: an event that this process cannot use; should the outbox have it, it is not published again.
+        """
         headers = {"x-hari-reason": reason[:500], "x-hari-queue": queue}
         message = Message(self._topology.terminal_exchange, "parked", body, message_id, headers)
         await self._patience(self._publish, message)
         failpoint.reach("park.published")
         await self._patience(
-            self._database.run, roles.add_parked, queue=queue, message_id=message_id, reason=reason, body=body
+            self._database.run,
+            roles.add_parked,
+            queue=queue,
+            message_id=message_id,
+            reason=reason,
+            body=body,
+            event_id=event_id,
         )
         failpoint.reach("park.mirrored")
         name = queue.rpartition(".")[2]

@@ -37,6 +37,7 @@ WORTHWHILE_SLOTS = 128  # a transaction for fewer deliveries is worth waiting GA
 TURN_GATHER_S = 0.005
 STALE_CLAIM_S = 2.0
 DEFAULT_CAP = 16
+URGENT_CAP = 1_000_000
 _log = logger("hari.dispatcher")
 
 
@@ -87,7 +88,9 @@ class Pipeline:
             try:
                 readable.append((message, decode_event(message.body, message.headers, self.entities)))
             except Malformed as error:
-                await self.parking.park(message.queue, message.message_id, message.body, str(error))
+                await self.parking.park(
+                    message.queue, message.message_id, message.body, str(error), event_id=message.message_id
+                )
                 parked.append(message)
         return readable, parked
 
@@ -122,7 +125,7 @@ class Pipeline:
             elif p.claim:
                 self.lanes.give_back(wanted.webhook_id)
             elif match is not None:
-                self.lanes.wait_in_turn(wanted.webhook_id, wanted.concurrency)
+                self.lanes.wait_in_turn(wanted.webhook_id)
         metrics.events_dispatched.labels("yes").inc(done.matched)
         metrics.events_dispatched.labels("no").inc(done.unmatched)
         _log.info("event.matched", count=len(events), matched=done.matched, deliveries=len(done.created))
@@ -135,7 +138,8 @@ class Pipeline:
     async def _dispatch_apart(self, events: Sequence[Event], error: Malformed) -> int:
         """The database refused something in this batch: halve it until the bad event stands alone, and park that."""
         if len(events) == 1:
-            await self.parking.park("events", events[0].id, events[0].body, str(error))
+            event = events[0]
+            await self.parking.park("events", event.id, event.body, str(error), event_id=event.id)
             return 0
         half = len(events) // 2
         return await self._dispatch(events[:half]) + await self._dispatch(events[half:])
@@ -158,8 +162,11 @@ class Pipeline:
             if p.claim:
                 self.lanes.give_back(p.subscription.webhook_id)
 
-    async def claim_tasks(self, consumer: Consumer) -> None:
-        """Claim batches of delivery tasks until the consumer is stopped; what has no slot waits for its turn."""
+    async def claim_tasks(self, consumer: Consumer, *, urgent: bool = False) -> None:
+        """Claim batches of delivery tasks until the consumer is stopped; what has no slot waits for its turn.
+
+        `urgent`: a person waits for them, so that a free slot is enough, whatever their webhook has under way.
+        """
         while True:
             room = await self.lanes.wait_for_room()
             batch = await consumer.next_batch(min(EVENTS_A_BATCH, room), GATHER_S)
@@ -167,11 +174,11 @@ class Pipeline:
                 return
             failpoint.reach("claim.received")
             tasks = await self._decode_tasks(batch)
-            go, wait = self._split(tasks)
+            go, wait = self._split(tasks, urgent)
             if wait:
                 await self.patience(self.database.run, deliveries.wait_for_turn, wait)
                 for task in wait:
-                    self.lanes.wait_in_turn(task.webhook_id, self._cap(task.webhook_id))
+                    self.lanes.wait_in_turn(task.webhook_id)
             if go:
                 await self._claim(go)
             consumer.ack(batch)
@@ -185,12 +192,13 @@ class Pipeline:
                 await self.parking.park(message.queue, message.message_id, message.body, str(error))
         return tasks
 
-    def _split(self, tasks: Sequence[DeliveryTask]) -> tuple[list[DeliveryTask], list[DeliveryTask]]:
+    def _split(self, tasks: Sequence[DeliveryTask], urgent: bool) -> tuple[list[DeliveryTask], list[DeliveryTask]]:
         """(tasks for which a slot was taken, tasks whose webhook is at its cap); repeats are dropped."""
         go: list[DeliveryTask] = []
         wait: list[DeliveryTask] = []
         for task in dict.fromkeys(tasks):
-            (go if self.lanes.take(task.webhook_id, self._cap(task.webhook_id)) else wait).append(task)
+            cap = URGENT_CAP if urgent else self._cap(task.webhook_id)
+            (go if self.lanes.take(task.webhook_id, cap) else wait).append(task)
         return go, wait
 
     def _cap(self, webhook_id: str) -> int:
@@ -208,46 +216,44 @@ class Pipeline:
             return
         failpoint.reach("claim.committed")
         stale = time.monotonic() - issued > STALE_CLAIM_S
-        mine = {} if stale else {claimed.delivery_id: claimed for claimed in granted}
+        mine = {} if stale else {(claimed.delivery_id, claimed.attempt_no): claimed for claimed in granted}
         for task in tasks:
-            if task.delivery_id in mine:
-                self.start(mine[task.delivery_id])
+            claimed = mine.pop((task.delivery_id, task.attempt_no), None)
+            if claimed is not None:
+                self.start(claimed)
             else:
                 self.lanes.give_back(task.webhook_id)
 
     async def take_turns(self) -> None:
-        """Pull deliveries that wait for their turn whenever their webhook has free slots, until cancelled."""
-        while True:
-            await self.lanes.changed()
+        """Pull deliveries that wait for their turn whenever their webhook has free slots, until the lanes close."""
+        while await self.lanes.changed():
             await asyncio.sleep(TURN_GATHER_S)
-            taken = [
-                (webhook_id, cap, self._take_many(webhook_id, cap)) for webhook_id, cap in self.lanes.in_turn.items()
-            ]
-            taken = [(webhook_id, cap, count) for webhook_id, cap, count in taken if count]
-            for webhook_id, _, _ in taken:
-                del self.lanes.in_turn[webhook_id]  # whoever begins to wait from now on says so again
+            taken = {webhook_id: self._take_many(webhook_id) for webhook_id in self.lanes.in_turn}
+            taken = {webhook_id: count for webhook_id, count in taken.items() if count}
+            self.lanes.in_turn.difference_update(taken)  # whoever begins to wait from now on says so again
             if taken:
                 await self._claim_in_turn(taken)
 
-    def _take_many(self, webhook_id: str, cap: int) -> int:
+    def _take_many(self, webhook_id: str) -> int:
+        cap = self._cap(webhook_id)
         return sum(self.lanes.take(webhook_id, cap) for _ in range(self.lanes.free(webhook_id, cap)))
 
-    async def _claim_in_turn(self, taken: Sequence[tuple[str, int, int]]) -> None:
+    async def _claim_in_turn(self, taken: dict[str, int]) -> None:
         issued = time.monotonic()
-        wanted = [(webhook_id, count) for webhook_id, _, count in taken]
+        wanted = sorted(taken.items())
         granted = await self.patience(self.database.run, claims.claim_in_turn, self.box, wanted, self.lease_s)
         failpoint.reach("turn.committed")
         stale = time.monotonic() - issued > STALE_CLAIM_S
-        unused = {webhook_id: count for webhook_id, _, count in taken}
+        unused = dict(taken)
         for claimed in granted:
             if not stale:
                 unused[claimed.webhook.id] -= 1
                 self.start(claimed)
-        for webhook_id, cap, _ in taken:
+        for webhook_id in taken:
             for _ in range(unused[webhook_id]):
                 self.lanes.give_back(webhook_id)
             if not unused[webhook_id] or stale:
-                self.lanes.wait_in_turn(webhook_id, cap)  # there may be more
+                self.lanes.wait_in_turn(webhook_id)  # there may be more
 
     def start(self, claimed: Claimed) -> None:
         """Make this attempt in the background; its slot is taken already."""

@@ -73,7 +73,7 @@ async def serve(parts: Parts, stop: asyncio.Event, ready: Callable[[], None] = l
             await housekeeper.announce(closed)
     # What an earlier process left waiting goes on now, not when housekeeping gets to it.
     for webhook_id in await Patience()(parts.database.run, deliveries.webhooks_in_turn):
-        lanes.wait_in_turn(webhook_id, subscriptions.index().caps.get(webhook_id, 1))
+        lanes.wait_in_turn(webhook_id)
     topology = parts.topology
     events = await parts.broker.consume(topology.events, EVENTS_PREFETCH)
     tasks = await parts.broker.consume(topology.deliver, TASKS_PREFETCH)
@@ -85,14 +85,14 @@ async def serve(parts: Parts, stop: asyncio.Event, ready: Callable[[], None] = l
         for name, step in (
             ("dispatch", pipeline.dispatch_events(events)),
             ("claim", pipeline.claim_tasks(tasks)),
-            ("claim-urgent", pipeline.claim_tasks(urgent)),
+            ("claim-urgent", pipeline.claim_tasks(urgent, urgent=True)),
+            ("turns", pipeline.take_turns()),
             ("undertaker", undertaker.run(dead)),
         )
     ]
     background = [
         asyncio.create_task(work, name=name)
         for name, work in (
-            ("turns", pipeline.take_turns()),
             ("subscriptions", subscriptions.run()),
             ("housekeeping", housekeeper.run()),
             ("freshness", _watch(subscriptions, events)),
@@ -105,7 +105,8 @@ async def serve(parts: Parts, stop: asyncio.Event, ready: Callable[[], None] = l
         await _until(stop, [*steps, *background, recording])
     finally:
         await asyncio.gather(*(consumer.stop() for consumer in consumers), return_exceptions=True)
-        await asyncio.gather(*steps, return_exceptions=True)
+        lanes.close()
+        await asyncio.gather(*steps, return_exceptions=True)  # a claim that has committed is also started
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)

@@ -75,6 +75,6 @@ async def list_dead(
     until: Until = None,
 ) -> Response:
     """Dead deliveries, newest first: their schedule is used up, or no attempt can succeed."""
-    wanted = Filter(webhook_id=webhook_id, state=State.DEAD, since=since, until=until)
+    wanted = Filter(webhook_id=webhook_id, state=State.DEAD, test=False, since=since, until=until)
     after = read_cursor(cursor) if cursor is not None else None
     return page(await deps.run(delivery_log.newest, wanted, limit=limit, after=after))

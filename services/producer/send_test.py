@@ -11,7 +11,7 @@ from shared.assembly import Parts
 from shared.broker.port import Message
 from shared.clock import utcnow
 from shared.entities import sample
-from shared.errors import Unavailable
+from shared.errors import Refused, Unavailable
 from shared.ids import delivery_id, new_id
 from shared.model import Actor, Change, DeliveryTask, State, Trigger, Webhook
 from shared.store import deliveries, outbox, roles
@@ -42,6 +42,8 @@ async def send_test(parts: Parts, webhook: Webhook, user: Actor) -> TestResult:
     Raises Unavailable at once when no dispatcher runs or the broker is away, and after the webhook's timeout when
     nobody took the test.
     """
+    if webhook.entity not in parts.entities:
+        raise Refused(f"the entity {webhook.entity} is not declared any more, so there is no sample of it")
     if not await parts.database.run(roles.alive, "dispatcher", DISPATCHER_SEEN_S):
         raise Unavailable("no dispatcher is running, so nothing can be sent; start one with: hari dispatcher")
     task = await parts.database.run(_create, parts, webhook, user)

@@ -161,7 +161,7 @@ class RabbitConsumer:
             message = Received(
                 queue,
                 body,
-                properties.message_id or "",
+                _as_text(properties.message_id),
                 properties.headers or {},
                 method.redelivered,
                 channel_no,
@@ -198,3 +198,9 @@ class RabbitConsumer:
     def _wake(self) -> None:
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
+
+
+def _as_text(message_id: object) -> str:
+    """A foreign client's message id as text: pika gives bytes where it is not UTF-8."""
+    text = message_id.decode("latin-1") if isinstance(message_id, bytes) else str(message_id or "")
+    return text.replace("\x00", "")

@@ -6,7 +6,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from shared.ids import new_id
 from shared.sql import later, now
-from shared.tables import leases, parked_messages, processes
+from shared.tables import leases, outbox, parked_messages, processes
 
 RELAY_LOCK = 0x4841_5249  # "HARI"; the key of a PostgreSQL advisory lock
 FORGOTTEN_AFTER_S = 3600
@@ -55,7 +55,12 @@ def try_relay_lock(conn: Connection) -> bool:
     return bool(conn.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": RELAY_LOCK}).scalar_one())
 
 
-def add_parked(conn: Connection, *, queue: str, message_id: str, reason: str, body: bytes) -> None:
-    """Mirror a parked message, so that people can read why it could not be used. At most 64 KiB of it is kept."""
+def add_parked(conn: Connection, *, queue: str, message_id: str, reason: str, body: bytes, event_id: str = "") -> None:
+    """Mirror a parked message, so that people can read why it could not be used. At most 64 KiB of it is kept.
+
+    Should the outbox hold `event_id`, the reconciler stops asking for it: parked once is enough.
+    """
     row = {"queue": queue, "message_id": message_id[:255], "reason": reason[:1000], "body": body[:65536]}
     conn.execute(insert(parked_messages).values(id=new_id("prk"), parked_at=now(), **row))
+    if event_id:
+        conn.execute(update(outbox).where(outbox.c.event_id == event_id).values(check_at=None))

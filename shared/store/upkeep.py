@@ -15,6 +15,7 @@ from shared.tables import deliveries as d
 from shared.tables import webhooks as w
 
 LONGEST_CHECK_S = 3600
+LEAST_EXPIRY_S = 3 * 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +108,23 @@ def cancel_of_inactive(conn: Connection, changed_within_s: float | None) -> int:
 
 
 def expire(conn: Connection, schedule_s: float, limit: int = 500) -> int:
-    """End as dead what waited for its turn longer than the whole schedule without an attempt. Returns how many."""
-    first = select(d.c.event_day, d.c.id).where(
+    """End as dead what waited for its turn longer than the whole schedule without an attempt. Returns how many.
+
+    At least three days, whatever the schedule: a short one must not expire a backlog that is being worked off.
+    """
+    longest_s = max(schedule_s, LEAST_EXPIRY_S)
+    old = and_(
         d.c.state == State.WAITING.value,
         d.c.next_attempt_at.is_(None),
         d.c.lease_until.is_(None),
-        func.coalesce(d.c.claimed_at, d.c.created_at) < later(literal(-schedule_s)),
+        func.coalesce(d.c.claimed_at, d.c.created_at) < later(literal(-longest_s)),
     )
+    first = select(d.c.event_day, d.c.id).where(old).limit(limit)
     dead = CANCELLED | {"state": State.DEAD.value, "reason": "expired"}
-    return conn.execute(update(d).where(tuple_(d.c.event_day, d.c.id).in_(first.limit(limit))).values(dead)).rowcount
+    return conn.execute(update(d).where(tuple_(d.c.event_day, d.c.id).in_(first), old).values(dead)).rowcount
 
 
 def cancel_lost_tests(conn: Connection) -> None:
     """End tests that no dispatcher took in time: a test is sent now or never."""
-    lost = and_(d.c.test, d.c.attempt_no == 0, d.c.check_at <= now(), d.c.state == State.PENDING.value)
+    lost = and_(d.c.test, d.c.lease_until.is_(None), d.c.check_at <= now(), d.c.state.in_(LIVE))
     conn.execute(update(d).where(lost).values(CANCELLED | {"reason": "no dispatcher took the test in time"}))

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from services.dispatcher.housekeeping import close_claims, take_due
 from shared.db import Database
+from shared.errors import Malformed, Unavailable
 from shared.model import Actor, Change, DeliveryTask, Event, State
 from shared.sql import later
 from shared.store import attempts, deliveries, outbox, upkeep
@@ -273,6 +274,8 @@ def test_what_waited_longer_than_the_schedule_expires(conn: Connection) -> None:
     dispatched(conn, claim=False)
     assert upkeep.expire(conn, 35) == 0
     conn.execute(update(d).values(created_at=later(-40)))
+    assert upkeep.expire(conn, 35) == 0, "a short schedule expires nothing that is days younger than three"
+    conn.execute(update(d).values(created_at=later(-4 * 86400)))
     assert upkeep.expire(conn, 35) == 1
     assert (row(conn).state, row(conn).reason) == ("dead", "expired")
 
@@ -301,3 +304,22 @@ def test_only_events_that_the_queue_has_passed_are_given_back(conn: Connection) 
     assert outbox.unpublish_overdue(conn, queue_is_empty=True) == 1
     states = conn.execute(select(outbox_table.c.event_id).where(outbox_table.c.published_at.is_(None))).scalars().all()
     assert set(states) == {"evt_0", "evt_2"}
+
+
+def test_a_full_disk_during_copy_is_our_trouble_not_the_rows(postgresql_database_url: str) -> None:
+    database = Database(postgresql_database_url)
+    metadata.create_all(database.engine)
+    with database.transaction() as conn:
+        conn.exec_driver_sql(
+            "CREATE FUNCTION full_disk() RETURNS trigger AS $$ BEGIN "
+            "RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END $$ LANGUAGE plpgsql"
+        )
+        conn.exec_driver_sql("CREATE TRIGGER t BEFORE INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION full_disk()")
+    full = AttemptRow(date(2026, 1, 1), "dlv_1", 1, datetime.now(UTC), 200, None, None, 12.0)
+    with pytest.raises(Unavailable, match="no space left"), database.transaction() as conn:
+        attempts.add(conn, [full])
+    with database.transaction() as conn:
+        conn.exec_driver_sql("DROP TRIGGER t ON attempts")
+    with pytest.raises(Malformed), database.transaction() as conn:
+        attempts.add(conn, [full._replace(detail="nul \x00")])
+    database.close()

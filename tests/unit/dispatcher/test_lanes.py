@@ -43,7 +43,7 @@ def test_a_free_slot_wakes_those_that_wait_for_their_turn() -> None:
     async def scenario() -> None:
         lanes = Lanes(1)
         lanes.take("wh_a", 1)
-        lanes.wait_in_turn("wh_b", 4)
+        lanes.wait_in_turn("wh_b")
         await lanes.changed()
         waiting = asyncio.create_task(lanes.changed())
         await asyncio.sleep(0)
@@ -52,3 +52,14 @@ def test_a_free_slot_wakes_those_that_wait_for_their_turn() -> None:
         await waiting
 
     run(scenario(), 5)
+
+
+def test_closing_ends_the_wait_for_turns() -> None:
+    async def scenario() -> bool:
+        lanes = Lanes(1)
+        waiting = asyncio.create_task(lanes.changed())
+        await asyncio.sleep(0)
+        lanes.close()
+        return await waiting
+
+    assert run(scenario(), 5) is False
