@@ -1,5 +1,6 @@
 """Secrets at rest: encrypted with a list of keys, newest first; any of them decrypts. Pure but for the random IV."""
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def local_keys(data_dir: Path) -> tuple[str, ...]:
     """The key kept in the embedded data directory, made on the first call and readable by its owner only."""
     path = data_dir / "secret.key"
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(new_key())
+        unfinished = data_dir / "secret.key.new"  # renamed when whole: a crash must not leave an empty key behind
+        unfinished.touch(mode=0o600)
+        with unfinished.open("w") as file:
+            file.write(new_key())
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(path)
     return tuple(path.read_text().split())
