@@ -1,6 +1,6 @@
 """The ledger: what was committed, what the database says, what the receiver wrote down; do the three agree?
 
-The invariants are those of docs/decisions.md, "What is promised". Nothing here samples: every row and line counts.
+Lost, invented, unlogged, repeated beyond its bound, changed, unsigned: nothing here samples, every row and line counts.
 """
 
 from collections import Counter, defaultdict
