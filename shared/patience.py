@@ -31,13 +31,13 @@ class Patience:
                 tries += 1
                 if tries == 2:  # a deadlock needs one more try, an outage more
                     await self._trouble(1)
-                    _log.warning("database.held", reason=str(error))
+                    _log.warning("work.held", reason=str(error))
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311
                 wait_s = min(wait_s * 2, LONGEST_S)
             else:
                 if tries >= 2:
                     await self._trouble(-1)
-                    _log.info("database.resumed", tries=tries)
+                    _log.info("work.resumed", tries=tries)
                 return answer
 
     async def _trouble(self, step: int) -> None:

@@ -16,6 +16,7 @@ from tests.servers import (
     OwnPostgreSQL,
     OwnRabbitMQ,
     delete_by_prefix,
+    last_lines,
     own_postgresql,
     own_rabbitmq,
     postgresql_for_tests,
@@ -37,6 +38,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKERS:
                 item.add_marker(MARKERS[fixture])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows the end of every log there is: of the product's processes and of the test's own servers."""
+    report = yield
+    if report.failed:
+        known = getattr(item, "funcargs", {})
+        logs = sorted(known["tmp_path"].glob("*.log")) if "tmp_path" in known else []
+        servers = [value for value in known.values() if isinstance(value, OwnPostgreSQL | OwnRabbitMQ)]
+        logs += [log for server in servers for log in server.logs()]
+        report.sections += [(f"end of {log.name}", last_lines(log, 40)) for log in logs]
+    return report
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -88,15 +102,15 @@ def postgresql_url(postgresql_server: Any) -> str:
 
 @pytest.fixture
 def queue_prefix(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A prefix of this test's own; what bears it on a server the test used is deleted afterwards."""
+    """A prefix of this test's own; what bears it on the shared server is deleted afterwards.
+
+    A test's own server keeps it until it is stopped: deleting many queues at once, soon after a restart, can end
+    RabbitMQ's dead-lettering for good (rabbitmq-server issue 16652), and then no queue can be declared any more.
+    """
     prefix = f"t{secrets.token_hex(4)}."
-    servers = [
-        request.getfixturevalue(fixture)
-        for fixture in ("rabbitmq_server", "own_rabbitmq_server")
-        if fixture in request.fixturenames
-    ]
+    server = request.getfixturevalue("rabbitmq_server") if "rabbitmq_server" in request.fixturenames else None
     yield prefix
-    for server in servers:
+    if server is not None:
         delete_by_prefix(server, prefix)
 
 

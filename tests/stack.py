@@ -51,7 +51,7 @@ class Process:
             return False
 
     def wait_ready(self, within_s: float = 30) -> "Process":
-        eventually(self.ready, within_s, f"hari {self.role} ready; {self.tail()}")
+        eventually(self.ready, within_s, f"hari {self.role} ready")
         return self
 
     def metric(self, name: str) -> float:

@@ -65,7 +65,7 @@ async def serve(parts: Parts, stop: asyncio.Event, ready: Callable[[], None] = l
     undertaker = Undertaker(parts.database, parts.broker, parts.topology, parking, names)
 
     await Patience()(parts.broker.declare, parts.topology)
-    await parts.broker.self_check(parts.topology)
+    await Patience()(parts.broker.self_check, parts.topology)
     await Patience()(subscriptions.load)
     if settings.embedded:
         # The data directory's lock proves that every owner of a claim is dead.

@@ -2,12 +2,12 @@
 
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shared.db import Database
-from shared.migrate import migrate
 from shared.secrets import SecretBox, local_keys
 from tests.faults.world import SECRET, add_webhooks, at_rest, change
 from tests.journal import JournalReceiver, Line
@@ -22,7 +22,7 @@ SEED = 20261123
 
 
 @pytest.mark.timeout(280)
-def test_ten_kills_of_the_whole_stack_lose_nothing(tmp_path: Path) -> None:
+def test_ten_kills_of_the_whole_stack_lose_nothing(tmp_path: Path, a_database: Callable[[str], Database]) -> None:
     settings = {
         "HARI_DATA_DIR": str(tmp_path),
         "HARI_PRODUCER_BIND": f"127.0.0.1:{free_port()}",
@@ -30,8 +30,7 @@ def test_ten_kills_of_the_whole_stack_lose_nothing(tmp_path: Path) -> None:
         "HARI_RETRY_SCHEDULE": ",".join(["1s"] * 12),
         "HARI_RECONCILE_AFTER_S": "5",
     }
-    database = Database(f"sqlite:///{tmp_path / 'hari.db'}")
-    migrate(database)
+    database = a_database(f"sqlite:///{tmp_path / 'hari.db'}")
     box = SecretBox(local_keys(tmp_path))
     answered, chance = random.Random(SEED), random.Random(SEED)
     committed: list[str] = []
@@ -62,7 +61,6 @@ def test_ten_kills_of_the_whole_stack_lose_nothing(tmp_path: Path) -> None:
         print(f"{ledger.summary()}, kills {KILLS}, seed {SEED}")
         ledger.assert_holds()
         assert process.stop() == 0
-    database.close()
 
 
 def test_a_second_process_on_the_same_directory_is_refused(tmp_path: Path) -> None:

@@ -3,12 +3,12 @@
 import random
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shared.db import Database
-from shared.migrate import migrate
 from shared.secrets import SecretBox
 from tests.faults.world import EVERY_NTH_ROLLED_BACK, SECRET, add_webhooks, at_rest, change, queued
 from tests.journal import JournalReceiver, Line
@@ -28,7 +28,11 @@ FAN_OUT = 3
 
 @pytest.mark.timeout(300)
 def test_dispatchers_killed_every_second_and_a_broker_restart_lose_nothing(
-    own_rabbitmq_server: OwnRabbitMQ, own_postgresql_server: OwnPostgreSQL, queue_prefix: str, tmp_path: Path
+    own_rabbitmq_server: OwnRabbitMQ,
+    own_postgresql_server: OwnPostgreSQL,
+    queue_prefix: str,
+    tmp_path: Path,
+    a_database: Callable[[str], Database],
 ) -> None:
     chance = random.Random(20261123)
     answered = random.Random(7)
@@ -37,8 +41,7 @@ def test_dispatchers_killed_every_second_and_a_broker_restart_lose_nothing(
         return 500 if answered.random() < 0.2 else 200
 
     settings = settings_for(own_postgresql_server.url, own_rabbitmq_server.url, queue_prefix, **SHORT)
-    database = Database(own_postgresql_server.url)
-    migrate(database)
+    database = a_database(own_postgresql_server.url)
     box = SecretBox((settings["HARI_SECRET_KEYS"],))
     committed: list[str] = []
     with JournalReceiver(answer) as endpoint, Stack(settings, tmp_path) as stack:
@@ -76,4 +79,3 @@ def test_dispatchers_killed_every_second_and_a_broker_restart_lose_nothing(
         assert len(committed) == CHANGES - CHANGES // EVERY_NTH_ROLLED_BACK
         eventually(lambda: not queued(own_rabbitmq_server, queue_prefix), 30, "every queue is empty in total")
         assert [process.stop() for process in (relays[1], *dispatchers)] == [0, 0, 0, 0]
-    database.close()

@@ -1,11 +1,11 @@
 """SIGTERM: nothing new is taken, what is in flight finishes and is recorded."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import select
 
 from shared.db import Database
-from shared.migrate import migrate
 from shared.secrets import SecretBox
 from shared.tables import attempts, deliveries
 from tests.faults.world import SECRET, add_webhooks, at_rest, change
@@ -19,11 +19,14 @@ CHANGES = 60
 
 
 def test_a_dispatcher_told_to_stop_finishes_what_is_in_flight(
-    own_rabbitmq_server: OwnRabbitMQ, own_postgresql_database_url: str, queue_prefix: str, tmp_path: Path
+    own_rabbitmq_server: OwnRabbitMQ,
+    own_postgresql_database_url: str,
+    queue_prefix: str,
+    tmp_path: Path,
+    a_database: Callable[[str], Database],
 ) -> None:
     settings = settings_for(own_postgresql_database_url, own_rabbitmq_server.url, queue_prefix)
-    database = Database(own_postgresql_database_url)
-    migrate(database)
+    database = a_database(own_postgresql_database_url)
     with JournalReceiver(delay_s=1.0) as endpoint, Stack(settings, tmp_path) as stack:
         webhook_ids = add_webhooks(
             database, SecretBox((settings["HARI_SECRET_KEYS"],)), endpoint.url, 1, concurrency=20
@@ -46,4 +49,3 @@ def test_a_dispatcher_told_to_stop_finishes_what_is_in_flight(
         ledger.assert_holds()
         assert ledger.duplicates == 0
         assert relay.stop() == 0
-    database.close()

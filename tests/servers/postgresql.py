@@ -60,6 +60,10 @@ class OwnPostgreSQL:
         self._wait()
         return self
 
+    def logs(self) -> list[Path]:
+        """What it wrote."""
+        return [self._log]
+
     def kill(self) -> None:
         """SIGKILL to every one of its processes; the data stays, and `restart` finds it."""
         self._group.kill()

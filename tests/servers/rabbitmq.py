@@ -68,6 +68,10 @@ class OwnRabbitMQ:
         command = [str(self._bin / "rabbitmqctl"), "--quiet", *words]
         return subprocess.run(command, env=self._environ(), check=True, capture_output=True, text=True).stdout
 
+    def logs(self) -> list[Path]:
+        """What it and its parts wrote."""
+        return [self._log, *sorted((self._group.directory / "logs").glob("*.log"))]
+
     def sync(self) -> None:
         """Write what RabbitMQ itself writes only every half second: without it, a kill soon after a declare leaves
         quorum queues that exist and never get a leader (their directory is a DETS table)."""
