@@ -6,12 +6,16 @@ pika and kombu come out in the same form.
 
 import logging
 import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
 import structlog
 
 from shared.clock import rfc3339, utcnow
+
+Lines = Iterable[dict[str, Any]]
+_write_many: Callable[[str, str, Lines], None] | None = None
 
 
 def set_up(log_format: str, role: str) -> None:
@@ -24,6 +28,12 @@ def set_up(log_format: str, role: str) -> None:
             line = structlog.processors.format_exc_info(_logger, level, line)
         first = {"time": rfc3339(utcnow()), "level": level, "role": role, "event": line.pop("event", "")}
         return orjson.dumps(first | line, default=str)
+
+    def as_json_lines(part: str, event: str, lines: Lines) -> None:
+        head = {"time": rfc3339(utcnow()), "level": "info", "role": role, "event": event, "part": part}
+        text = b"".join([orjson.dumps(head | line, option=orjson.OPT_APPEND_NEWLINE) for line in lines])
+        sys.stderr.buffer.write(text)
+        sys.stderr.buffer.flush()
 
     def with_role(_logger: Any, _level: str, line: Any) -> Any:
         return {"role": role} | line
@@ -45,7 +55,19 @@ def set_up(log_format: str, role: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
+    global _write_many
+    _write_many = None if console else as_json_lines
     _set_up_libraries(readable if console else [as_json])
+
+
+def info_many(part: str, event: str, lines: Lines) -> None:
+    """A line for each of `lines`, written together: a write for every attempt would be a tenth of its cost."""
+    if _write_many is not None:
+        _write_many(part, event, lines)
+    else:
+        log = logger(part)
+        for line in lines:
+            log.info(event, **line)
 
 
 def logger(name: str) -> Any:

@@ -115,12 +115,12 @@ class Pipeline:
         failpoint.reach("dispatch.committed")
         await self._park_conflicts(done.refused)
         late = time.monotonic() - issued > STALE_CLAIM_S
-        at = time.time()
+        at, changed_at = time.time(), {event.id: _changed_at(event) for event in events}
         for p in planned:
             match = done.created.get(p.delivery_id)
             wanted = p.subscription
             if match is not None and match.claim and p.claim and not late:
-                metrics.first_attempt_lag.observe(lag_s(p.event, at))
+                metrics.first_attempt_lag.observe(max(0.0, at - changed_at[p.event.id]))
                 self.start(self._first_attempt(p, match, done.webhooks[wanted.webhook_id]))
             elif p.claim:
                 self.lanes.give_back(wanted.webhook_id)
@@ -291,9 +291,9 @@ class Pipeline:
             await asyncio.wait(self._attempts)
 
 
-def lag_s(event: Event, at: float) -> float:
-    """Seconds from the change, by the clock of whoever made it, to `at`; never negative."""
-    return max(0.0, at - datetime.fromisoformat(event.payload["timestamp"]).timestamp())
+def _changed_at(event: Event) -> float:
+    """When the record changed, by the clock of whoever changed it, in Unix seconds."""
+    return datetime.fromisoformat(event.payload["timestamp"]).timestamp()
 
 
 TOO_LARGE = "the payload has {} bytes; at most 1 MiB is sent"

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from sqlalchemy import Connection
@@ -13,7 +14,7 @@ from shared.broker.port import Broker, Message
 from shared.broker.topology import Topology
 from shared.db import Database
 from shared.errors import Malformed
-from shared.logs import logger
+from shared.logs import info_many, logger
 from shared.model import Attempt, Dead, Delivered, DeliveryTask, Retry, State
 from shared.outgoing.request import stored_headers
 from shared.patience import Patience
@@ -235,20 +236,24 @@ def _dead_label(reason: str) -> str:
 def _report(batch: Sequence[Attempt]) -> None:
     met: Counter[tuple[str, str]] = Counter()
     for attempt in batch:
-        claimed, outcome = attempt.claimed, attempt.outcome
+        outcome = attempt.outcome
         met[outcome.word or "answered", metrics.status_class(outcome.status)] += 1
         metrics.attempt_duration.observe(outcome.duration_ms / 1000)
-        _log.info(
-            "delivery.attempted",
-            event_id=claimed.event_id,
-            delivery_id=claimed.delivery_id,
-            webhook_id=claimed.webhook.id,
-            attempt_no=claimed.attempt_no,
-            status=outcome.status,
-            error=outcome.word,
-            duration_ms=round(outcome.duration_ms, 1),
-            decision=_decision_word(attempt),
-            test=claimed.test,
-        )
     for labels, count in met.items():
         metrics.attempts.labels(*labels).inc(count)
+    info_many("hari.dispatcher", "delivery.attempted", map(_line, batch))
+
+
+def _line(attempt: Attempt) -> dict[str, Any]:
+    claimed, outcome = attempt.claimed, attempt.outcome
+    return {
+        "event_id": claimed.event_id,
+        "delivery_id": claimed.delivery_id,
+        "webhook_id": claimed.webhook.id,
+        "attempt_no": claimed.attempt_no,
+        "status": outcome.status,
+        "error": outcome.word,
+        "duration_ms": round(outcome.duration_ms, 1),
+        "decision": _decision_word(attempt),
+        "test": claimed.test,
+    }
