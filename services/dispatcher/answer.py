@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from shared.model import Outcome, Problem, Timings
@@ -15,6 +16,7 @@ from shared.outgoing.request import MASK
 MAX_HEADERS_BYTES = 64 * 1024
 MAX_READ_BYTES = 64 * 1024
 MAX_KEPT_BYTES = 16 * 1024
+REMEMBERED_BYTES = 200
 
 
 class Answer:
@@ -56,14 +58,20 @@ class Answer:
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Names and values of the last answer, in order. What may be a credential is masked: cookies, and the query
         of Location."""
-        pairs = []
-        for line in self.lines[1:]:
-            name, colon, value = line.decode("latin-1").partition(":")
-            if colon:
-                value = value.strip()
-                pairs.append((name, _masked(name, value) if name.lower() in _MASKED else value))
-        return tuple(pairs)
+        pairs = [_remembered_pair(line) if len(line) < REMEMBERED_BYTES else _pair(line) for line in self.lines[1:]]
+        return tuple([pair for pair in pairs if pair is not None])
 
+
+def _pair(line: bytes) -> tuple[str, str] | None:
+    name, colon, value = line.decode("latin-1").partition(":")
+    if not colon:
+        return None
+    value = value.strip()
+    return name, _masked(name, value) if name.lower() in _MASKED else value
+
+
+# Endpoints answer with the same lines over and over.
+_remembered_pair = lru_cache(maxsize=4096)(_pair)
 
 _MASKED = {"location", "set-cookie"}
 
