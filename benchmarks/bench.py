@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Size:
     pools: tuple[Pool, ...]
 
 
+STYLES = ("plain", "tuned")
 FULL = Size(5, 30_000, 1_500, 30_000, 30_000, 15.0, 400, POOLS)
 QUICK = Size(1, 15_000, 600, 15_000, 15_000, 4.0, 150, QUICK_POOLS)
 
@@ -75,28 +76,41 @@ def _run(size: Size) -> Run:
         say("starting PostgreSQL, RabbitMQ and the receiver")
         with servers(os.environ) as where, receiver(directory) as endpoint:
             say(where.words)
-            pool, tried = measure_reference.best_pool(where, endpoint, directory, size.pools, size.warm_up)
-            say("reference warm-up: " + ", ".join(f"{name} {per_s:,.0f}/s" for name, per_s in tried.items()))
+            pools: dict[str, Pool] = {}
+            for style in STYLES:
+                pools[style], tried = measure_reference.best_pool(
+                    where, endpoint, directory, size.pools, size.warm_up, style
+                )
+                found = ", ".join(f"{name} {per_s:,.0f}/s" for name, per_s in tried.items())
+                say(f"reference warm-up, {style}: {found}")
+            plain, tuned = (f"{name} ({processes})" for name, processes in (pools[style] for style in STYLES))
             run = Run(
                 (
                     f"{MIX}; {SLOTS} POSTs in flight; {os.cpu_count()} cores for everything",
-                    f"{where.words}; {endpoint.name}; reference with {pool[0]} ({pool[1]})",
+                    f"{where.words}; {endpoint.name}; reference with {plain}, tuned with {tuned}",
                 )
             )
             for round_no in range(1, size.rounds + 1):
-                for figure in _round(run, size, where, endpoint, pool, directory):
+                for figure in _round(run, size, where, endpoint, pools, directory):
                     say(f"round {round_no} of {size.rounds}: {figure}")
             say("stopping and removing everything")
     return run
 
 
-def _round(run: Run, size: Size, where: Servers, endpoint: Receiver, pool: Pool, directory: Path) -> Iterator[str]:
+def _round(
+    run: Run, size: Size, where: Servers, endpoint: Receiver, pools: Mapping[str, Pool], directory: Path
+) -> Iterator[str]:
     """Measure each part once; yields what each found, in words."""
+
+    def reference(place: Place, style: str) -> Measured:
+        return measure_reference.measure(place, endpoint, directory, size.reference, pools[style], style)
+
     parts: dict[str, Callable[[Place], Measured]] = {
         "lean": lambda place: loops.measure("lean", place, endpoint, directory, size.lean),
         "bare": lambda place: loops.measure("bare", place, endpoint, directory, size.bare),
         "ours": lambda place: ours.measure(place, endpoint, directory, size.ours),
-        "reference": lambda place: measure_reference.measure(place, endpoint, directory, size.reference, pool),
+        "reference": lambda place: reference(place, "plain"),
+        "tuned": lambda place: reference(place, "tuned"),
     }
     for part, measure in parts.items():
         with fresh_place(where) as place:

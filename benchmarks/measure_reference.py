@@ -20,23 +20,23 @@ WITHIN_S = 180
 
 
 def best_pool(
-    servers: Servers, receiver: Receiver, directory: Path, pools: Sequence[Pool], count: int
+    servers: Servers, receiver: Receiver, directory: Path, pools: Sequence[Pool], count: int, style: str
 ) -> tuple[Pool, dict[str, float]]:
-    """The pool that did most in a short warm-up, and what each did."""
+    """The pool with which this style did most in a short warm-up, and what each did."""
     found: dict[Pool, float] = {}
     for pool in pools:
         with fresh_place(servers) as place:
-            found[pool] = measure(place, receiver, directory, count, pool).per_s
+            found[pool] = measure(place, receiver, directory, count, pool, style).per_s
     return max(found, key=lambda pool: found[pool]), {f"{name} {size}": per_s for (name, size), per_s in found.items()}
 
 
-def measure(place: Place, receiver: Receiver, directory: Path, count: int, pool: Pool) -> Measured:
+def measure(place: Place, receiver: Receiver, directory: Path, count: int, pool: Pool, style: str) -> Measured:
     """Tasks per second of one Celery worker that finds `count` of them waiting in its queue."""
     engine = engine_of(place.database_url)
     metadata.create_all(engine)
     queue = f"{place.prefix}celery"
     _publish(place, receiver.url, queue, count)
-    words = python("benchmarks.reference", place.broker_url, place.database_url, queue, pool[0], str(pool[1]))
+    words = python("benchmarks.reference", place.broker_url, place.database_url, queue, pool[0], str(pool[1]), style)
     try:
         with running(f"celery {pool[0]}", words, directory) as worker:
             wait_for(lambda: _logged(engine) > 0, 60, "the Celery worker begins", worker)

@@ -1,8 +1,9 @@
 """The reference: what people write instead. A Celery task that signs, POSTs with `requests` and adds one log row.
 
-Nothing is left out that such a task has, and nothing held against it: kept connections, a pool for the database, no
-gossip, the better of threads and processes. Runs as a process of its own:
-`python -m benchmarks.reference BROKER_URL DATABASE_URL QUEUE POOL CONCURRENCY`.
+`plain` is the task of the libraries' own first examples (`requests.post`, a row in a transaction); `tuned` keeps its
+connections to the endpoint as well. Neither is held back: a pool for the database, no gossip, the better of threads and
+processes. Runs as a process of its own:
+`python -m benchmarks.reference BROKER_URL DATABASE_URL QUEUE POOL CONCURRENCY plain|tuned`.
 """
 
 import hashlib
@@ -66,13 +67,14 @@ def session() -> requests.Session:
     return kept
 
 
-def deliver(database_url: str, event_id: str, url: str, body: str) -> None:
+def deliver(database_url: str, event_id: str, url: str, body: str, *, tuned: bool) -> None:
     """Sign, POST, log."""
     started_at, started = datetime.now(UTC), time.perf_counter()
     raw = body.encode()
     signature = hmac.new(SECRET, raw, hashlib.sha256).hexdigest()
     headers = {"Content-Type": "application/json", "X-Signature": f"sha256={signature}", "X-Event-Id": event_id}
-    answer = session().post(url, data=raw, headers=headers, timeout=15)
+    post = session().post if tuned else requests.post
+    answer = post(url, data=raw, headers=headers, timeout=15)
     row: dict[str, Any] = {
         "event_id": event_id,
         "url": url,
@@ -88,12 +90,12 @@ def deliver(database_url: str, event_id: str, url: str, body: str) -> None:
 
 
 def main() -> None:
-    broker_url, database_url, queue, pool, concurrency = sys.argv[1:]
+    broker_url, database_url, queue, pool, concurrency, style = sys.argv[1:]
     app = make_app(broker_url, queue)
 
     @app.task(name=TASK)  # type: ignore[untyped-decorator]
     def task(event_id: str, url: str, body: str) -> None:
-        deliver(database_url, event_id, url, body)
+        deliver(database_url, event_id, url, body, tuned=style == "tuned")
 
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING"]
     app.worker_main(["worker", f"--pool={pool}", f"--concurrency={concurrency}", *quiet])

@@ -1,8 +1,28 @@
 """Every metric, declared once: prefix `hari_`, base units, bounded labels (never a URL or a webhook)."""
 
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections.abc import Iterable
+
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class BatchHistogram(Histogram):
+    """A histogram that takes many values at once: `observe` for every attempt was a twentieth of its cost."""
+
+    def observe_many(self, values: Iterable[float]) -> None:
+        """As `observe` of each; only without labels."""
+        counts: Counts[int] = Counts()
+        total = 0.0
+        for value in values:
+            counts[bisect_left(self._upper_bounds, value)] += 1
+            total += value
+        for at, count in counts.items():
+            self._buckets[at].inc(count)
+        self._sum.inc(total)
+
 
 _DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30)
 
@@ -14,8 +34,10 @@ messages_parked = Counter(
     "hari_messages_parked_total", "Messages that could not be used, by the queue they came from.", ["queue"]
 )
 attempts = Counter("hari_delivery_attempts_total", "HTTP requests made, by what they met.", ["outcome", "status_class"])
-attempt_duration = Histogram("hari_delivery_duration_seconds", "Time of one HTTP request.", buckets=_DELIVERY_BUCKETS)
-first_attempt_lag = Histogram(
+attempt_duration = BatchHistogram(
+    "hari_delivery_duration_seconds", "Time of one HTTP request.", buckets=_DELIVERY_BUCKETS
+)
+first_attempt_lag = BatchHistogram(
     "hari_event_to_first_attempt_seconds",
     "From the change to the start of its first attempt.",
     buckets=_DELIVERY_BUCKETS,

@@ -116,16 +116,18 @@ class Pipeline:
         await self._park_conflicts(done.refused)
         late = time.monotonic() - issued > STALE_CLAIM_S
         at, changed_at = time.time(), {event.id: _changed_at(event) for event in events}
+        lags_s: list[float] = []
         for p in planned:
             match = done.created.get(p.delivery_id)
             wanted = p.subscription
             if match is not None and match.claim and p.claim and not late:
-                metrics.first_attempt_lag.observe(max(0.0, at - changed_at[p.event.id]))
+                lags_s.append(max(0.0, at - changed_at[p.event.id]))
                 self.start(self._first_attempt(p, match, done.webhooks[wanted.webhook_id]))
             elif p.claim:
                 self.lanes.give_back(wanted.webhook_id)
             elif match is not None:
                 self.lanes.wait_in_turn(wanted.webhook_id)
+        metrics.first_attempt_lag.observe_many(lags_s)
         metrics.events_dispatched.labels("yes").inc(done.matched)
         metrics.events_dispatched.labels("no").inc(done.unmatched)
         _log.info("event.matched", count=len(events), matched=done.matched, deliveries=len(done.created))

@@ -7,7 +7,7 @@ import base64
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import orjson
@@ -230,6 +230,8 @@ def _write(conn: Connection, box: SecretBox, webhook_id: str, row: Mapping[str, 
     return _webhook(box, conn.execute(update(w).where(w.c.id == webhook_id).values(values).returning(*_COLUMNS)).one())
 
 
+# Every batch loads its webhooks, and a row that has not changed gives the same one.
+@lru_cache(maxsize=10_000)
 def _webhook(box: SecretBox, row: AnyRow) -> Webhook:
     return Webhook(
         id=row.id,

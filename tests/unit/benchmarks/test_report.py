@@ -12,6 +12,7 @@ def a_run() -> Run:
     run = Run(("two cores",))
     run.measured["ours"].extend([Measured(1_000, 0.5, 0.2), Measured(1_000, 0.25, 0.2), Measured(1_000, 1.0, 0.2)])
     run.measured["reference"].append(Measured(100, 1.0))
+    run.measured["tuned"].append(Measured(200, 1.0))
     run.measured["bare"].append(Measured(4_000, 1.0, 0.4))
     run.measured["lean"].append(Measured(8_000, 1.0, 0.4))
     run.latencies.append(Latency([1.0] * 98 + [7.0, 9.0], 500.0))
@@ -42,17 +43,21 @@ def test_json_holds_medians_under_fixed_names() -> None:
     assert found["reference_per_s"] == 100
     assert found["bare_per_s"] == 4_000
     assert found["ratio_to_reference"] == 20
+    assert found["ratio_to_tuned"] == 10
     assert found["share_of_bare"] == 0.5
     assert found["lean_per_s"] == 8_000
     assert found["share_of_lean"] == 0.25
     assert found["latency_ms"] == {"p50": 1.0, "p99": 7.0}
     assert found["spread"]["ours"] == [1_000, 4_000]
-    assert found["cpu_us"] == {"ours": 200, "reference": None, "bare": 100, "lean": 50}
+    assert found["cpu_us"] == {"ours": 200, "reference": None, "tuned": None, "bare": 100, "lean": 50}
 
 
 def test_table_ends_with_the_closing_line() -> None:
     last = table(a_run()).splitlines()[-1]
-    assert last == "2,000 deliveries/s: 20.0 x the reference, 50% of the bare loop, 25% of the lean one (medians of 1)"
+    assert last == (
+        "2,000 deliveries/s: 20.0 x the reference (10.0 x the tuned one), 50% of the bare loop, 25% of the lean one "
+        "(medians of 1)"
+    )
 
 
 def test_table_has_a_line_for_each_part() -> None:
