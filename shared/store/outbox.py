@@ -106,6 +106,10 @@ _IDS = Rows("ids", event_id=Text)
 @cache
 def _mark_published(dialect: str) -> Executable:
     batch = _CHECKS.table(dialect)
+    if dialect == "postgresql":
+        # An UPDATE takes its rows in the order of its plan, which changes with the table's size.
+        rows = select(batch.c.seq, batch.c.check_s).join(outbox, outbox.c.seq == batch.c.seq)
+        batch = rows.order_by(outbox.c.seq).with_for_update(of=outbox).cte("locked")
     return (
         update(outbox)
         .where(outbox.c.seq == batch.c.seq)
@@ -163,6 +167,8 @@ def unpublish_overdue(conn: Connection, *, queue_is_empty: bool, limit: int = 10
     )
     if not queue_is_empty:
         overdue = overdue.where(outbox.c.seq < passed)
+    if conn.dialect.name == "postgresql":
+        overdue = overdue.with_for_update(skip_locked=True)  # who holds one is about to settle it
     seqs = sorted(conn.execute(overdue).scalars())
     if seqs:
         again = update(outbox).where(outbox.c.seq.in_(seqs), outbox.c.dispatched_at.is_(None))
