@@ -48,6 +48,7 @@ async def serve(parts: Parts, stop: asyncio.Event, ready: Callable[[], None] = l
         patience=patience,
         send=sender.send,
         index=subscriptions.index,
+        refresh=subscriptions.refresh,
         entities=names,
         waits_s=settings.retry_schedule,
         lease_s=settings.claim_lease_s,
