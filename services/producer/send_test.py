@@ -34,6 +34,7 @@ class TestResult:
     error: str | None
     duration_ms: float | None
     response_body: bytes
+    truncated: bool = False
 
 
 async def send_test(parts: Parts, webhook: Webhook, user: Actor) -> TestResult:
@@ -85,7 +86,14 @@ def _create(conn: Connection, parts: Parts, webhook: Webhook, user: Actor) -> De
 
 def _result(conn: Connection, day: date, found: str) -> TestResult | None:
     row = conn.execute(
-        select(d.c.state, d.c.last_status, d.c.last_error, attempts.c.duration_ms, attempts.c.response_body)
+        select(
+            d.c.state,
+            d.c.last_status,
+            d.c.last_error,
+            attempts.c.duration_ms,
+            attempts.c.response_body,
+            attempts.c.response_truncated,
+        )
         .join_from(
             d,
             attempts,
@@ -96,4 +104,6 @@ def _result(conn: Connection, day: date, found: str) -> TestResult | None:
     ).one()
     if row.state not in (State.DELIVERED, State.DEAD, State.CANCELLED):
         return None
-    return TestResult(found, row.last_status, row.last_error, row.duration_ms, row.response_body or b"")
+    return TestResult(
+        found, row.last_status, row.last_error, row.duration_ms, row.response_body or b"", bool(row.response_truncated)
+    )

@@ -256,6 +256,8 @@ def test_send_test_answers_what_came_back(api: Api) -> None:
     assert (webhook.id, webhook.secret, user.name) == (made["id"], "s", "bootstrap")
     api.test_answer = Met("dlv_test", None, "timeout", 15000.0, b"\xff")
     assert api.call("POST", path)["response_body"] == {"base64": "/w=="}
+    api.test_answer = Met("dlv_test", 200, None, 1.0, "ö€".encode()[:-1], truncated=True)
+    assert api.call("POST", path)["response_body"] == "ö"
     api.test_answer = Unavailable("no dispatcher is running")
     assert api.call("POST", path, status=503)["detail"] == "no dispatcher is running"
     api.call("POST", "/webhooks/wh_none/test", status=404)
