@@ -181,6 +181,12 @@ def test_a_wrong_event_is_named_and_nothing_of_its_batch_is_taken(
     assert detail in found[pointer]
 
 
+def test_every_fault_of_every_event_is_named(api: Api) -> None:
+    batch = [an_envelope(id="a.b", timestamp="noon"), an_envelope(), an_envelope(entity="Ghost", record=[], user="Ada")]
+    found = errors(api.call("POST", "/events", batch, status=422))
+    assert list(found) == ["/0/id", "/0/timestamp", "/2/entity", "/2/record", "/2/user"]
+
+
 QUERIES = {
     "a limit of 0": ("/webhooks?limit=0", "/limit", "greater than or equal to 1"),
     "a limit of 201": ("/deliveries?limit=201", "/limit", "less than or equal to 200"),

@@ -50,6 +50,16 @@ def test_a_malformed_event_is_refused_with_its_pointer(values: dict[str, Any], r
     assert str(error.value).startswith(reason)
 
 
+def test_every_fault_of_an_event_is_named_at_once() -> None:
+    wrong = {"id": "a.b", "event": "updated", "entity": "Ghost", "record": {"id": True}, "timestamp": "noon"}
+    wrong |= {"user": "Ada", "changed": "stage", "previous": []}
+    with pytest.raises(Malformed) as error:
+        decode_event(orjson.dumps(wrong), {}, ENTITIES)
+    pointers = ["/id", "/entity", "/record/id", "/timestamp", "/user", "/changed", "/previous"]
+    assert [fault.pointer for fault in error.value.errors] == pointers
+    assert str(error.value).startswith("/id: must be 1 to 64 characters of A-Z a-z 0-9 _ : -; /entity: must be")
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
