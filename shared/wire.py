@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from shared import exact_json
 from shared.clock import rfc3339
 from shared.errors import FieldError, Malformed
 from shared.model import Actor, Change, DeliveryTask, Event, Json
@@ -57,11 +58,9 @@ def decode_event(body: bytes, headers: Mapping[str, object], entities: Collectio
 
     Keys that the contract does not name are dropped; the timestamp is normalised to UTC milliseconds.
     """
-    try:
-        given = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Malformed(f"not valid JSON: {error}") from None
-    return read_event(given, entities, hop=_hop(headers), traceparent=_text(headers.get("traceparent")))
+    return read_event(
+        exact_json.loads(body), entities, hop=_hop(headers), traceparent=_text(headers.get("traceparent"))
+    )
 
 
 def read_event(given: Any, entities: Collection[str], *, hop: int = 0, traceparent: str | None = None) -> Event:

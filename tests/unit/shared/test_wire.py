@@ -70,6 +70,7 @@ def test_every_fault_of_an_event_is_named_at_once() -> None:
         pytest.param(b'"\\ud800"', "not valid JSON", id="half a surrogate pair"),
         pytest.param(b"\xff\xfe{", "not valid JSON", id="UTF-16"),
         pytest.param(b"[" * 100_000, "not valid JSON", id="a hundred thousand brackets"),
+        pytest.param(b'{"record": {"n": 18446744073709551616}}', "/record/n: an integer of more", id="65 bits"),
         pytest.param(b"[]", "the message must be a JSON object", id="a list"),
         pytest.param(b"null", "the message must be a JSON object", id="null"),
     ],
