@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from services.producer.app import create_app
+from services.producer.connections import GuardedConnection
 from services.producer.deps import Deps
 from services.producer.send_test import send_test
 from shared.assembly import Parts
@@ -60,6 +61,7 @@ async def run_server(app: FastAPI, listener: socket.socket, stop: asyncio.Event,
     """Serve `app` on this socket until `stop` is set."""
     config = uvicorn.Config(
         app,
+        http=GuardedConnection,
         log_config=None,
         log_level="warning",
         access_log=False,
