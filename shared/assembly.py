@@ -53,6 +53,7 @@ def open_parts(settings: Settings) -> Parts:
             allow=settings.egress_allow,
             allow_http=settings.allow_http,
             own=frozenset(_addresses(settings.producer_bind) | _addresses(settings.metrics_bind)),
+            is_local=is_local,
         ),
         entities=entities,
     )
@@ -65,6 +66,20 @@ def _addresses(bind: Bind) -> set[Bind]:
         return {(str(found[4][0]), port) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError:
         return {bind}
+
+
+def is_local(address: str) -> bool:
+    """Whether `address` is one of this host's own at this moment; no packet is sent.
+
+    Asked of the routing table, which uses a local destination as its own source: interfaces come and go, and trying to
+    bind says yes to everything where net.ipv4.ip_nonlocal_bind is set.
+    """
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))
+            return str(probe.getsockname()[0]) == address
+    except OSError:
+        return False
 
 
 def _broker(settings: Settings) -> Broker:

@@ -79,12 +79,14 @@ class Target:
 @dataclass(frozen=True, slots=True)
 class EgressRules:
     """What the operator permits. `own`: (host or address, port) pairs where HARI itself listens, by bind address and
-    by public URL; a bind to 0.0.0.0 or :: stands for every loopback address."""
+    by public URL; a bind to 0.0.0.0 or :: stands for every loopback address, and for this host's other addresses that
+    `allow` does not cover. `is_local`: is this an address of the host?"""
 
     allow: tuple[Network, ...] = ()
     allow_http: bool = False
     own: frozenset[tuple[str, int]] = frozenset()
     denied_ports: frozenset[int] = DENIED_PORTS
+    is_local: Callable[[str], bool] = lambda _address: False
 
 
 _AUTHORITY = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>[^#]*)(?P<fragment>#)?")
@@ -236,7 +238,9 @@ def _public(address: Address) -> bool:
 def _own(address: Address, port: int, rules: EgressRules) -> bool:
     listeners = [_address(host) for host, own_port in rules.own if own_port == port]
     anywhere = any(own is not None and own.is_unspecified for own in listeners)
-    return address in listeners or (anywhere and address.is_loopback)
+    if address in listeners or not anywhere:
+        return address in listeners
+    return address.is_loopback or (not _listed(address, rules.allow) and rules.is_local(str(address)))
 
 
 def check_at_save(

@@ -12,16 +12,21 @@ class HariError(Exception):
     """Every error of ours; its text says what was wrong and what to do."""
 
 
-class Malformed(HariError):
-    """The input can never work: answered 400, or parked with this text as its reason."""
-
-
 @dataclass(frozen=True, slots=True)
 class FieldError:
     """One thing wrong with one field. `pointer` is a JSON pointer into the request body ("" is the whole body)."""
 
     pointer: str
     detail: str
+
+
+class Malformed(HariError):
+    """The input can never work: answered 400, or parked with this text as its reason. `errors`: the fields at fault,
+    all of them, when they can be named."""
+
+    def __init__(self, detail: str = "", *, errors: Sequence[FieldError] = ()) -> None:
+        super().__init__(detail or "; ".join(f"{error.pointer}: {error.detail}" for error in errors))
+        self.errors = tuple(errors)
 
 
 class Refused(HariError):

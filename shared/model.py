@@ -182,6 +182,8 @@ class Outcome:
     duration_ms: float = 0.0
     timings: Timings = Timings()
     retry_after_s: float | None = None
+    own_trouble: bool = False
+    """Nothing was sent for want of something of ours: the endpoint had no part in it."""
 
     @property
     def succeeded(self) -> bool:
@@ -226,7 +228,14 @@ class Dead:
     reason: str
 
 
-Decision = Delivered | Retry | Dead
+@dataclass(frozen=True, slots=True)
+class Postpone:
+    """The decision to make the same attempt after `wait_s`: this one did not count."""
+
+    wait_s: float
+
+
+Decision = Delivered | Retry | Dead | Postpone
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     def _read_networks(cls, given: Any) -> Any:
         if not isinstance(given, str):
             return given
-        return tuple(ip_network(word.strip()) for word in given.split(",") if word.strip())
+        return tuple(_network(word.strip()) for word in given.split(",") if word.strip())
 
     @model_validator(mode="before")
     @classmethod
@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_file(cls, given: Path | None) -> Path | None:
         if given is not None and not given.is_file():
-            raise ValueError(f"there is no file {given}")
+            raise ValueError(f"there is no file {given}; correct the path, or mount the file there")
         return given
 
     @field_validator("secret_keys")
@@ -96,21 +96,23 @@ class Settings(BaseSettings):
     @classmethod
     def _check_database_url(cls, given: str | None) -> str | None:
         if given is not None and not re.match(r"^postgres(ql)?(\+psycopg)?://", given):
-            raise ValueError("must start with postgresql://")
+            raise ValueError("must start with postgresql://, like postgresql://user:password@host:5432/hari")
         return given.replace("postgres://", "postgresql://", 1) if given else given
 
     @field_validator("broker_url")
     @classmethod
     def _check_broker_url(cls, given: str | None) -> str | None:
         if given is not None and not re.match(r"^amqps?://", given):
-            raise ValueError("must start with amqp:// or amqps://")
+            raise ValueError("must start with amqp:// or amqps://, like amqp://user:password@host:5672/")
         return given
 
     @field_validator("bootstrap_api_key")
     @classmethod
     def _check_api_key(cls, given: SecretStr | None) -> SecretStr | None:
         if given is not None and not re.fullmatch(r"hari_[!-~]{24,}", given.get_secret_value()):
-            raise ValueError("must be hari_ and 24 or more printable characters")
+            raise ValueError(
+                "must be hari_ and 24 or more printable ASCII characters, like hari_ and 32 random letters"
+            )
         return given
 
     @model_validator(mode="after")
@@ -134,6 +136,13 @@ class Settings(BaseSettings):
 def keys_in(text: str) -> tuple[str, ...]:
     """The keys of HARI_SECRET_KEYS, newest first."""
     return tuple(text.replace(",", " ").split())
+
+
+def _network(word: str) -> Network:
+    try:
+        return ip_network(word)
+    except ValueError as error:
+        raise ValueError(f"{error}; write networks like 10.1.0.0/16 or fd00::/8, separated by commas") from None
 
 
 def duration_s(word: str) -> float:
@@ -170,9 +179,25 @@ def unknown_settings(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: next(iter(get_close_matches(name, known, 1, 0.8)), "") for name in unknown}
 
 
+_FORMS = {
+    "queue_prefix": "must be at most 64 characters of A-Z a-z 0-9 _ . -",
+    "claim_lease_s": "must be seconds, more than 0 and at most 3600, like 45",
+    "reconcile_after_s": "must be seconds from 1 to 86400, like 240",
+    "delivery_timeout_s": "must be whole seconds from 1 to 30, like 15",
+    "allow_http": "must be 1 or 0",
+    "slots": "must be a whole number from 1 to 10000, like 512",
+    "log_format": "must be auto, json or console",
+}
+"""What is asked of the fields that pydantic checks, in our words. None of them holds a secret."""
+
+
 def _faults(error: ValidationError) -> list[str]:
     faults = []
-    for fault in error.errors(include_url=False, include_input=False, include_context=False):
-        name = f"HARI_{str(fault['loc'][0]).upper()}: " if fault["loc"] else ""
-        faults.append(f"  {name}{fault['msg'].removeprefix('Value error, ')}")
+    for fault in error.errors(include_url=False, include_context=False):
+        field = str(fault["loc"][0]) if fault["loc"] else ""
+        if field in _FORMS:
+            detail = f"{_FORMS[field]}, not {str(fault['input'])[:60]!r}"
+        else:
+            detail = fault["msg"].removeprefix("Value error, ")
+        faults.append(f"  HARI_{field.upper()}: {detail}" if field else f"  {detail}")
     return faults

@@ -12,8 +12,9 @@ from typing import Any
 
 import orjson
 
+from shared import exact_json
 from shared.clock import rfc3339
-from shared.errors import Malformed
+from shared.errors import FieldError, Malformed
 from shared.model import Actor, Change, DeliveryTask, Event, Json
 
 EVENT_ID = re.compile(r"[A-Za-z0-9_:-]{1,64}")
@@ -53,50 +54,49 @@ def new_event(
 
 
 def decode_event(body: bytes, headers: Mapping[str, object], entities: Collection[str]) -> Event:
-    """The event in a broker message or an item of POST /events; raises Malformed with the JSON pointer at fault.
+    """The event in a broker message or an item of POST /events; raises Malformed with every JSON pointer at fault.
 
     Keys that the contract does not name are dropped; the timestamp is normalised to UTC milliseconds.
     """
-    try:
-        given = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Malformed(f"not valid JSON: {error}") from None
-    return read_event(given, entities, hop=_hop(headers), traceparent=_text(headers.get("traceparent")))
+    return read_event(
+        exact_json.loads(body), entities, hop=_hop(headers), traceparent=_text(headers.get("traceparent"))
+    )
 
 
 def read_event(given: Any, entities: Collection[str], *, hop: int = 0, traceparent: str | None = None) -> Event:
     """The event in parsed JSON; see `decode_event`."""
     if not isinstance(given, dict):
         raise Malformed("the message must be a JSON object")
-    event_id = given.get("id")
+    faults: list[FieldError] = []
+    event_id: Any = given.get("id")
     if not isinstance(event_id, str) or not EVENT_ID.fullmatch(event_id):
-        raise Malformed("/id: must be 1 to 64 characters of A-Z a-z 0-9 _ : -")
-    if given.get("event") not in ("created", "updated", "deleted"):
-        raise Malformed('/event: must be "created", "updated" or "deleted"')
-    entity = given.get("entity")
+        faults.append(FieldError("/id", "must be 1 to 64 characters of A-Z a-z 0-9 _ : -"))
+    word: Any = given.get("event")
+    if word not in ("created", "updated", "deleted"):
+        faults.append(FieldError("/event", 'must be "created", "updated" or "deleted"'))
+    entity: Any = given.get("entity")
     if not isinstance(entity, str) or entity not in entities:
-        raise Malformed(f"/entity: must be a declared entity, one of {', '.join(sorted(entities))}")
-    record = given.get("record")
+        faults.append(FieldError("/entity", f"must be a declared entity, one of {', '.join(sorted(entities))}"))
+    record: Any = given.get("record")
     if not isinstance(record, dict):
-        raise Malformed("/record: must be a JSON object, the full record")
-    record_id = record.get("id")
-    if isinstance(record_id, bool) or not isinstance(record_id, str | int) or not 1 <= len(str(record_id)) <= 200:
-        raise Malformed("/record/id: must be a string of 1 to 200 characters, or an integer")
-    if "\x00" in str(record_id):
-        raise Malformed("/record/id: must not hold U+0000")
-    payload: Json = {
-        "id": event_id,
-        "event": given["event"],
-        "entity": entity,
-        "record": record,
-        "timestamp": _timestamp(given.get("timestamp")),
-    }
+        faults.append(FieldError("/record", "must be a JSON object, the full record"))
+    elif fault := _record_id_fault(record.get("id")):
+        faults.append(FieldError("/record/id", fault))
+    payload: Json = {"id": event_id, "event": word, "entity": entity, "record": record}
+    payload["timestamp"] = _timestamp(given.get("timestamp"), faults)
     if given.get("user") is not None:
-        payload["user"] = _user(given["user"])
-    if given["event"] == "updated":
-        payload |= _differences(given)
-    change = Change(given["event"])
-    return Event(event_id, entity, change, str(record_id), _dump(payload), payload, hop, traceparent)
+        payload["user"] = _user(given["user"], faults)
+    if word == "updated":
+        payload |= _differences(given, faults)
+    if faults:
+        raise Malformed(errors=faults)
+    return Event(event_id, entity, Change(word), str(record["id"]), _dump(payload), payload, hop, traceparent)
+
+
+def _record_id_fault(given: object) -> str | None:
+    if isinstance(given, bool) or not isinstance(given, str | int) or not 1 <= len(str(given)) <= 200:
+        return "must be a string of 1 to 200 characters, or an integer"
+    return "must not hold U+0000" if "\x00" in str(given) else None
 
 
 def body_hash(body: bytes) -> bytes:
@@ -146,30 +146,36 @@ def decode_task(body: bytes) -> DeliveryTask:
     return task
 
 
-def _timestamp(given: object) -> str:
+def _timestamp(given: object, faults: list[FieldError]) -> str | None:
     try:
         moment = datetime.fromisoformat(given) if isinstance(given, str) else None
         if moment is not None and moment.tzinfo is not None:
             return rfc3339(moment)
     except (ValueError, OverflowError):
         pass
-    raise Malformed("/timestamp: must be an RFC 3339 time with an offset, like 2026-11-23T10:15:30.123Z")
+    detail = "must be an RFC 3339 time with an offset, like 2026-11-23T10:15:30.123Z"
+    faults.append(FieldError("/timestamp", detail))
+    return None
 
 
-def _user(given: object) -> Json:
+def _user(given: object, faults: list[FieldError]) -> Json | None:
     if isinstance(given, dict):
         user_id, name = given.get("id"), given.get("name")
         if isinstance(user_id, str | int) and not isinstance(user_id, bool) and isinstance(name, str):
             return {"id": str(user_id), "name": name}
-    raise Malformed('/user: must be {"id": text, "name": text}')
+    faults.append(FieldError("/user", 'must be {"id": text, "name": text}'))
+    return None
 
 
-def _differences(given: Json) -> Json:
+def _differences(given: Json, faults: list[FieldError]) -> Json:
     changed, previous = given.get("changed"), given.get("previous")
+    before = len(faults)
     if changed is not None and not (isinstance(changed, list) and all(isinstance(name, str) for name in changed)):
-        raise Malformed("/changed: must be a list of field names")
+        faults.append(FieldError("/changed", "must be a list of field names"))
     if previous is not None and not isinstance(previous, dict):
-        raise Malformed("/previous: must be an object of field names and their former values")
+        faults.append(FieldError("/previous", "must be an object of field names and their former values"))
+    if len(faults) > before:
+        return {}
     found: Json = {}
     if changed is not None or previous is not None:
         found["changed"] = sorted(set(changed if changed is not None else previous or ()))

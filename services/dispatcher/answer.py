@@ -154,11 +154,13 @@ def retry_after_s(value: str, now_s: float) -> float | None:
 
 
 # CURLE_* numbers: https://curl.se/libcurl/c/libcurl-errors.html
+NO_CONNECTION = 7
+NO_CA_FILE = 77
 _TIMEOUT = 28
 _PROBLEMS = {
     1: Problem.PROTOCOL_ERROR,  # "HTTP/0.9 when not allowed": the answer is no HTTP
     6: Problem.DNS_ERROR,
-    7: Problem.CONNECT_REFUSED,
+    NO_CONNECTION: Problem.CONNECT_REFUSED,
     8: Problem.PROTOCOL_ERROR,
     18: Problem.CONNECTION_RESET,
     23: Problem.PROTOCOL_ERROR,  # we stopped reading: header block too long
@@ -176,6 +178,20 @@ _PROBLEMS = {
     91: Problem.TLS_ERROR,
     100: Problem.PROTOCOL_ERROR,
 }
+
+
+_LACKS = {
+    errno.EMFILE: "file descriptor",
+    errno.ENFILE: "file descriptor",
+    errno.EADDRNOTAVAIL: "local port",
+    errno.ENOBUFS: "memory for sockets",
+    errno.ENOMEM: "memory for sockets",
+}
+
+
+def lack_of(os_error: int | None) -> str | None:
+    """What this host has run out of, of the things that a connection needs; None for every other error."""
+    return _LACKS.get(os_error or 0)
 
 
 def problem_of(

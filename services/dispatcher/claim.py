@@ -1,13 +1,19 @@
 """Step 2: a batch of tasks -> the attempts that are ours to make, in one statement."""
 
 from collections.abc import Collection, Sequence
+from datetime import date
 
 from sqlalchemy import Connection
 
+from shared.logs import logger
 from shared.model import Claimed, DeliveryTask
 from shared.secrets import SecretBox
 from shared.store import deliveries, outbox, webhooks
 from shared.store.deliveries import ClaimRow
+
+UNREADABLE = "no key in HARI_SECRET_KEYS opens the webhook's secret"
+UNREADABLE_WAIT_S = 60.0
+_log = logger("hari.dispatcher")
 
 
 def claim(conn: Connection, box: SecretBox, tasks: Collection[DeliveryTask], lease_s: float | None) -> list[Claimed]:
@@ -29,8 +35,11 @@ def _load(conn: Connection, box: SecretBox, rows: Sequence[ClaimRow]) -> list[Cl
     # URL, headers, timeout and secret as they stand now: an edit or a rotation counts for the next attempt.
     hooks = webhooks.load(conn, box, {row.webhook_id for row in rows})
     bodies = outbox.bodies(conn, {row.event_id for row in rows})
+    held = hold_unreadable(conn, [(row.event_day, row.id, row.attempt_no, row.webhook_id) for row in rows], hooks)
     claimed = []
     for row in rows:
+        if row.id in held:
+            continue
         body, hop, traceparent = bodies[row.event_id]
         claimed.append(
             Claimed(
@@ -47,3 +56,18 @@ def _load(conn: Connection, box: SecretBox, rows: Sequence[ClaimRow]) -> list[Cl
             )
         )
     return claimed
+
+
+def hold_unreadable(
+    conn: Connection, claims: Sequence[tuple[date, str, int, str]], readable: Collection[str]
+) -> set[str]:
+    """Give back the claims (event day, delivery id, attempt number, webhook id) of webhooks that are not `readable`.
+
+    Returns the ids of those deliveries. Our own trouble: no attempt is spent, and they wait until the key is back.
+    """
+    held = [(day, found, attempt_no) for day, found, attempt_no, webhook_id in claims if webhook_id not in readable]
+    if held:
+        deliveries.release(conn, held, UNREADABLE_WAIT_S, UNREADABLE)
+        for webhook_id in sorted({webhook_id for *_, webhook_id in claims}.difference(readable)):
+            _log.error("webhook.unreadable", webhook_id=webhook_id, reason=UNREADABLE)
+    return {found for _, found, _ in held}

@@ -48,6 +48,8 @@ class Line:
         self.refusal: str | None = None
         """Why a callback stopped the transfer: libcurl's own error says only that no connection came about."""
         self.unpinned = False
+        self.socket_errno = 0
+        """Why this process could not make a socket: libcurl says only that no connection came about."""
         self.done: asyncio.Future[Failure | None] | None = None
         self._body = b""
         self._sent_bytes = 0
@@ -119,6 +121,7 @@ class Line:
         self._route = route
         self.refusal = None
         self.unpinned = False
+        self.socket_errno = 0
 
     def pin(self) -> None:
         """Make libcurl connect to the vetted addresses and to no others."""
@@ -162,7 +165,11 @@ class Line:
         self.refusal = self._judge(str(address.addr[0]))
         if self.refusal is not None:
             return pycurl.SOCKET_BAD
-        return _Socket(address.family, address.socktype, address.protocol)
+        try:
+            return _Socket(address.family, address.socktype, address.protocol)
+        except OSError as error:
+            self.socket_errno = error.errno or 0
+            return pycurl.SOCKET_BAD
 
     def _before_request(self, peer: str, _own: str, _peer_port: int, _own_port: int) -> int:
         """The third: judge the peer of the connection, which may be a kept one, before a byte of the POST leaves."""

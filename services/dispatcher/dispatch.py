@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from services.dispatcher.claim import hold_unreadable
 from services.dispatcher.lanes import Lanes
 from shared.ids import delivery_id
 from shared.model import Event, Subscription, Webhook
@@ -85,10 +86,19 @@ def dispatch(
     if fresh:
         outbox.mark_dispatched(conn, [known[event_id].seq for event_id in fresh])
     claimed = {wanted[found].webhook_id for found in created if wanted[found].claim}
+    hooks = webhooks.load(conn, box, claimed) if claimed else {}
+    if len(hooks) < len(claimed):
+        firsts = [
+            (m.event_day, m.delivery_id, 1, m.webhook_id)
+            for m in wanted.values()
+            if m.delivery_id in created and m.claim
+        ]
+        for held in hold_unreadable(conn, firsts, hooks):
+            wanted[held] = wanted[held]._replace(claim=False)
     matched = len({match.event_id for match in wanted.values()})
     return Dispatched(
         created={found: wanted[found] for found in created},
-        webhooks=webhooks.load(conn, box, claimed) if claimed else {},
+        webhooks=hooks,
         refused=[by_id[event_id] for event_id in sorted(foul)],
         matched=matched,
         unmatched=len(fresh) - matched,

@@ -7,13 +7,13 @@ housekeeping finds. Runs on one event loop.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
 from services.dispatcher import claim as claims
-from services.dispatcher.dispatch import CONFLICT, Planned, dispatch, first_of_each, plan
+from services.dispatcher.dispatch import CONFLICT, Dispatched, Planned, dispatch, first_of_each, plan
 from services.dispatcher.lanes import Lanes
 from services.dispatcher.parking import Parking
 from services.dispatcher.record import Recorder
@@ -49,7 +49,10 @@ class Send(Protocol):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The steps and what they need. `index` answers the match index as it stands now."""
+    """The steps and what they need.
+
+    `index` answers the match index as it stands now, `refresh` brings it up to date first.
+    """
 
     database: Database
     box: SecretBox
@@ -59,6 +62,7 @@ class Pipeline:
     patience: Patience
     send: Send
     index: Callable[[], MatchIndex]
+    refresh: Callable[[], Awaitable[None]]
     entities: frozenset[str]
     waits_s: Sequence[float]
     lease_s: float | None
@@ -105,12 +109,24 @@ class Pipeline:
 
     async def _dispatch(self, events: Sequence[Event]) -> int:
         """One transaction for these events; then start what it claimed. Returns how many deliveries it made."""
-        planned = plan(events, self.index(), self.lanes)
-        issued = time.monotonic()
+        tried = False
+
+        async def plan_and_write() -> tuple[list[Planned], Dispatched, float]:
+            nonlocal tried
+            if tried:  # an outage may have hidden changes to the webhooks
+                await self.refresh()
+            tried = True
+            planned = plan(events, self.index(), self.lanes)
+            issued = time.monotonic()
+            try:
+                return planned, await self.database.run(dispatch, self.box, events, planned, self.lease_s), issued
+            except BaseException:
+                self._give_back(planned)
+                raise
+
         try:
-            done = await self.patience(self.database.run, dispatch, self.box, events, planned, self.lease_s)
+            planned, done, issued = await self.patience(plan_and_write)
         except Malformed as error:
-            self._give_back(planned)
             return await self._dispatch_apart(events, error)
         failpoint.reach("dispatch.committed")
         await self._park_conflicts(done.refused)

@@ -15,7 +15,7 @@ from shared.broker.topology import Topology
 from shared.db import Database
 from shared.errors import Malformed
 from shared.logs import info_many, logger
-from shared.model import Attempt, Dead, Delivered, DeliveryTask, Retry, State
+from shared.model import Attempt, Dead, Delivered, DeliveryTask, Postpone, Retry, State
 from shared.outgoing.request import stored_headers
 from shared.patience import Patience
 from shared.store import attempts, deliveries, upkeep, webhooks
@@ -96,8 +96,12 @@ def write(
 ) -> list[FollowUp]:
     """Commit these results: delivery states and attempt rows; returns what the broker must now be told.
 
+    What was postponed only gives its claim back: nothing was sent, so there is no attempt to log.
+
     A result that comes after its claim was closed completes its attempt row; a late 2xx still delivers.
     """
+    _give_back(conn, [a for a in batch if isinstance(a.decision, Postpone)])
+    batch = [a for a in batch if not isinstance(a.decision, Postpone)]
     results = {(a.claimed.delivery_id, a.claimed.attempt_no): result_of(a, reconcile_after_s) for a in batch}
     _deactivate_gone(conn, batch, results)
     in_time = deliveries.apply_results(conn, list(results.values()))
@@ -113,6 +117,14 @@ def write(
         if (key := (attempt.claimed.delivery_id, attempt.claimed.attempt_no)) in in_time
         and (follow_up := _follow_up(attempt, results[key])) is not None
     ]
+
+
+def _give_back(conn: Connection, batch: Sequence[Attempt]) -> None:
+    for attempt in sorted(batch, key=lambda attempt: (attempt.claimed.event_day, attempt.claimed.delivery_id)):
+        claimed, decision = attempt.claimed, attempt.decision
+        assert isinstance(decision, Postpone)
+        claim = claimed.event_day, claimed.delivery_id, claimed.attempt_no
+        deliveries.release(conn, [claim], decision.wait_s, attempt.outcome.detail)
 
 
 def _deactivate_gone(conn: Connection, batch: Sequence[Attempt], results: dict[tuple[str, int], Result]) -> None:
@@ -238,6 +250,9 @@ def _report(batch: Sequence[Attempt]) -> None:
     for attempt in batch:
         outcome = attempt.outcome
         met[outcome.word or "answered", metrics.status_class(outcome.status)] += 1
+    postponed = [attempt.outcome.detail for attempt in batch if isinstance(attempt.decision, Postpone)]
+    if postponed:
+        _log.error("delivery.postponed", count=len(postponed), reason=postponed[0])
     for labels, count in met.items():
         metrics.attempts.labels(*labels).inc(count)
     metrics.attempt_duration.observe_many(attempt.outcome.duration_ms / 1000 for attempt in batch)

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 from shared.broker.topology import JITTER_LANES, LONGEST_QUEUED_WAIT_S
-from shared.model import Dead, Decision, Delivered, Outcome, Retry
+from shared.model import Dead, Decision, Delivered, Outcome, Postpone, Retry
 
 DAY_S = 86400
+OWN_TROUBLE_WAIT_S = 5.0
 UNKNOWNS_A_FAILURE = 3
 
 
 def decide(outcome: Outcome, failures: int, waits_s: Sequence[float], chance: float) -> Decision:
-    """Choose what follows a known outcome: Delivered, Retry or Dead.
+    """Choose what follows a known outcome: Delivered, Retry or Dead; Postpone when we had no means to make the attempt.
 
     `failures`: known failures of this round, this one included. `waits_s`: the schedule in seconds; n waits are n + 1
     attempts. `chance`: uniform in 0..1, spreads the wait over ±20 %. A wait up to an hour takes one of three lanes, as
@@ -23,6 +24,8 @@ def decide(outcome: Outcome, failures: int, waits_s: Sequence[float], chance: fl
         return Delivered()
     if outcome.final is not None:
         return Dead(outcome.final)
+    if outcome.own_trouble and waits_s:
+        return Postpone(OWN_TROUBLE_WAIT_S * (0.8 + 0.4 * chance))
     return _retry_or_dead(failures, waits_s, chance, min(outcome.retry_after_s or 0, DAY_S))
 
 

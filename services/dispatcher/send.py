@@ -1,11 +1,12 @@
 """Make one POST and say what it met. The only door to customers' endpoints."""
 
+import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import certifi
 
-from services.dispatcher.answer import Failure, outcome_of
+from services.dispatcher.answer import NO_CA_FILE, NO_CONNECTION, Failure, lack_of, outcome_of
 from services.dispatcher.curl import CurlError, Line, Transfers
 from services.dispatcher.route import Route, route_to
 from shared.egress import EgressRules, Target, parse_url
@@ -45,6 +46,8 @@ class Sender:
             detail = f"the host name was not resolved in {request.timeout_s:g} s"
             return Outcome(problem=Problem.TIMEOUT, detail=detail, duration_ms=_ms_since(started))
         except OSError as error:
+            if (lack := lack_of(error.errno) or lack_of(_socket_errno())) is not None:
+                return _own_trouble(lack, started)
             detail = f"the host name does not resolve: {error.strerror or error}"
             return Outcome(problem=Problem.DNS_ERROR, detail=detail, duration_ms=_ms_since(started))
         if isinstance(route, str):
@@ -103,6 +106,8 @@ class Sender:
 
 
 def _outcome(line: Line, failure: Failure | None, request: Request, dns_ms: float, started: float) -> Outcome:
+    if failure is not None and (lack := _lack(line, failure)) is not None:
+        return _own_trouble(lack, started)
     timings = line.timings(dns_ms)
     duration_ms = _ms_since(started)
     if failure is not None and line.refusal is not None:
@@ -118,6 +123,31 @@ def _outcome(line: Line, failure: Failure | None, request: Request, dns_ms: floa
         duration_ms=duration_ms,
         now_s=time.time(),
     )
+
+
+def _lack(line: Line, failure: Failure) -> str | None:
+    """What this process had none of, when that is why no connection came about."""
+    if failure.code == NO_CA_FILE:  # libcurl opens it for each new connection
+        return lack_of(_socket_errno())
+    if failure.code != NO_CONNECTION:
+        return None
+    # A host without IPv6 says EADDRNOTAVAIL of every IPv6 address, however many ports are free.
+    ports = failure.os_error if not any(":" in address for address in line.route.addresses) else 0
+    return lack_of(line.socket_errno) or lack_of(ports)
+
+
+def _socket_errno() -> int:
+    """Why no socket can be made now; 0 when one can. The C library's resolver and TLS do not say so."""
+    try:
+        socket.socket().close()
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def _own_trouble(lack: str, started: float) -> Outcome:
+    detail = f"the dispatcher had no {lack} left; nothing was sent"
+    return Outcome(problem=Problem.UNKNOWN, detail=detail, duration_ms=_ms_since(started), own_trouble=True)
 
 
 def _ms_since(started: float) -> float:

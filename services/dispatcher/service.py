@@ -19,7 +19,7 @@ from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.logs import logger
 from shared.patience import Patience
-from shared.store import deliveries
+from shared.store import deliveries, webhooks
 
 EVENTS_PREFETCH, TASKS_PREFETCH, URGENT_PREFETCH, DEAD_PREFETCH = 500, 500, 32, 50
 STALE_CHECK_S = 1.0
@@ -48,6 +48,7 @@ async def serve(parts: Parts, stop: asyncio.Event, ready: Callable[[], None] = l
         patience=patience,
         send=sender.send,
         index=subscriptions.index,
+        refresh=subscriptions.refresh,
         entities=names,
         waits_s=settings.retry_schedule,
         lease_s=settings.claim_lease_s,
@@ -67,6 +68,7 @@ async def serve(parts: Parts, stop: asyncio.Event, ready: Callable[[], None] = l
     await Patience()(parts.broker.declare, parts.topology)
     await Patience()(parts.broker.self_check, parts.topology)
     await Patience()(subscriptions.load)
+    await Patience()(parts.database.run, webhooks.check_secrets, parts.box)
     if settings.embedded:
         # The data directory's lock proves that every owner of a claim is dead.
         while (closed := await parts.database.run(close_claims, settings.retry_schedule, every=True)).closed:

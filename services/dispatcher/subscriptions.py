@@ -39,15 +39,19 @@ class Subscriptions:
         self._loaded_at = self._checked_at = time.monotonic()
         _log.info("subscriptions.loaded", version=version, count=len(found))
 
+    async def refresh(self) -> None:
+        """See to it that the index is not older than this call. Raises Unavailable."""
+        version = await self._database.run(webhooks.version)
+        self._checked_at = time.monotonic()
+        if version != self._index.version or time.monotonic() - self._loaded_at > FULL_S:
+            await self.load()
+
     async def run(self) -> None:
         """Follow changes until cancelled: at once when woken, within half a second anyway."""
         while True:
             await self._wakeups.wait("webhooks", POLL_S)
             try:
-                version = await self._database.run(webhooks.version)
-                self._checked_at = time.monotonic()
-                if version != self._index.version or time.monotonic() - self._loaded_at > FULL_S:
-                    await self.load()
+                await self.refresh()
             except Unavailable as error:
                 _log.warning("subscriptions.waiting", reason=str(error))
                 await asyncio.sleep(POLL_S)

@@ -13,8 +13,9 @@ from shared.store import api_keys
 from shared.store.api_keys import ApiKey
 
 REMEMBERED_S = 2.0
-# One text for every way to fail: nobody learns how close a guess was.
-WRONG = "send an API key: Authorization: Bearer hari_..."
+MISSING = "send an API key: Authorization: Bearer hari_..."
+# One text for every key that fails, whatever is wrong with it: nobody learns how close a guess was.
+WRONG = "this API key is unknown or revoked; check it, or have another one made"
 _scheme = HTTPBearer(bearerFormat="hari_...", auto_error=False, description="An API key.")
 
 
@@ -35,8 +36,8 @@ class Keys:
 async def authenticate(request: Request, deps: Given, _documented: Annotated[object, Depends(_scheme)]) -> Actor:
     """The key as the user of a change. Raises Refused (401)."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        raise Refused(WRONG, status=401)
+    if scheme.lower() != "bearer" or not given.strip():
+        raise Refused(MISSING, status=401)
     keys: Keys = request.app.state.keys
     key_hash = api_keys.hash_of(given.strip())
     key = keys.get(key_hash)

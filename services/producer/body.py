@@ -4,10 +4,10 @@ import asyncio
 import re
 from typing import Annotated, Any
 
-import orjson
 from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
+from shared import exact_json
 from shared.errors import FieldError, Malformed, Refused
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
@@ -58,9 +58,11 @@ async def _read(request: Request) -> bytes:
 
 def _parse(body: bytes) -> Any:
     try:
-        given = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Malformed(f"the body is not valid JSON: {error}") from None
+        given = exact_json.loads(body)
+    except Malformed as error:
+        if error.errors:
+            raise Refused("some numbers in the body cannot be kept", errors=error.errors) from None
+        raise Malformed(f"the body is {error}") from None
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth_exceeds(given, MAX_DEPTH):
         raise Malformed(f"the body nests deeper than {MAX_DEPTH} levels")
     return given

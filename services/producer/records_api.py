@@ -146,12 +146,9 @@ def _events(batch: list[Any], deps: Deps, *, hop: int, traceparent: str | None, 
         try:
             event = read_event(given, deps.entities, hop=hop, traceparent=traceparent)
         except Malformed as error:
-            pointer, colon, detail = str(error).partition(": ")
-            known = colon and pointer.startswith("/")
-            errors.append(FieldError(at_item + pointer, detail) if known else FieldError(at_item, str(error)))
+            faults = error.errors or [FieldError("", str(error))]
+            errors += [FieldError(at_item + fault.pointer, fault.detail) for fault in faults]
             continue
-        if "\x00" in event.record_id:
-            errors.append(FieldError(f"{at_item}/record/id", "must not hold U+0000"))
         events.append(event)
     if errors:
         raise Refused("some events cannot be used; nothing was taken", errors=errors)

@@ -13,13 +13,15 @@ import uvicorn
 from fastapi import FastAPI
 
 from services.producer.app import create_app
+from services.producer.connections import GuardedConnection
 from services.producer.deps import Deps
 from services.producer.send_test import send_test
 from shared.assembly import Parts
 from shared.errors import SettingsError, Unavailable
 from shared.logs import logger
+from shared.patience import Patience
 from shared.settings import KEY_FILE, Bind
-from shared.store import api_keys
+from shared.store import api_keys, webhooks
 
 AGAIN_S = 1.0
 LAST_REQUESTS_S = 10
@@ -39,6 +41,7 @@ async def serve(
     """
     settings = parts.settings
     with _listen(settings.producer_bind) as listener:
+        await Patience()(parts.database.run, webhooks.check_secrets, parts.box)
         await _first_key(parts)
         deps = Deps(
             database=parts.database,
@@ -58,6 +61,7 @@ async def run_server(app: FastAPI, listener: socket.socket, stop: asyncio.Event,
     """Serve `app` on this socket until `stop` is set."""
     config = uvicorn.Config(
         app,
+        http=GuardedConnection,
         log_config=None,
         log_level="warning",
         access_log=False,

@@ -100,7 +100,8 @@ async def send_test(webhook_id: str, user: User, deps: Given) -> Response:
     """Send one sample event now, to an inactive webhook too, and answer what came back."""
     result = await deps.send_test(await _get(deps, webhook_id), user)
     answer: JsonObject = {"delivery_id": result.delivery_id, "status": result.status, "error": result.error}
-    return Json(answer | {"duration_ms": result.duration_ms, "response_body": text_of(result.response_body)})
+    body = text_of(result.response_body, truncated=result.truncated)
+    return Json(answer | {"duration_ms": result.duration_ms, "response_body": body})
 
 
 def shown(webhook: Webhook, just_set: Collection[str] = (), warnings: Sequence[FieldError] = ()) -> JsonObject:

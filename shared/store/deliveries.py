@@ -235,6 +235,31 @@ def wait_for_turn(conn: Connection, tasks: Collection[DeliveryTask]) -> None:
     conn.execute(_wait_for_turn(dialect), _TASKS.params(dialect, rows))
 
 
+@cache
+def _release(dialect: str) -> Executable:
+    t = _TASKS.table(dialect)
+    return (
+        update(d)
+        .where(d.c.event_day == t.c.event_day, d.c.id == t.c.id, d.c.attempt_no == t.c.attempt_no)
+        .where(d.c.state == State.PENDING.value, d.c.lease_until.is_not(None))
+        .values(
+            state=State.WAITING.value,
+            reason=bindparam("why", type_=Text),
+            attempt_no=d.c.attempt_no - 1,
+            lease_until=null(),
+            next_attempt_at=later(bindparam("for_s", type_=Float)),
+            check_at=later(bindparam("for_s", type_=Float)),
+        )
+    )
+
+
+def release(conn: Connection, claims: Collection[tuple[date, str, int]], wait_s: float, reason: str) -> None:
+    """Give back these claims (event day, delivery id, attempt number): nothing was sent, through no fault of the
+    endpoint. The same attempt is asked for again after `wait_s`; claims closed meanwhile stay as they are."""
+    dialect = conn.dialect.name
+    conn.execute(_release(dialect), _TASKS.params(dialect, sorted(claims)) | {"why": reason, "for_s": wait_s})
+
+
 _by_key = itemgetter(0, 1, 2)
 
 

@@ -1,6 +1,7 @@
 """The delivery log as people read it: lists of deliveries, and one with its attempts and the payload that was sent."""
 
 import base64
+from codecs import getincrementaldecoder
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -115,7 +116,7 @@ def _attempt(row: AnyRow, body: Json | str | None) -> Json:
     shown["response"] = (
         {
             "headers": _headers(row.response_headers),
-            "body": text_of(row.response_body or b""),
+            "body": text_of(row.response_body or b"", truncated=row.response_truncated),
             "truncated": row.response_truncated,
         }
         if came
@@ -138,9 +139,12 @@ def _headers(stored: bytes | None) -> dict[str, str]:
     return shown
 
 
-def text_of(body: bytes) -> str | Json:
-    """A body as people and the API see it: text, or `{base64: ...}` of what is not UTF-8."""
+def text_of(body: bytes, *, truncated: bool = False) -> str | Json:
+    """A body as people and the API see it: text, or `{base64: ...}` of what is not UTF-8.
+
+    Of a `truncated` one the rest of a character that was cut through is left out.
+    """
     try:
-        return body.decode()
+        return getincrementaldecoder("utf-8")().decode(body, final=not truncated)
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(body).decode()}

@@ -6,6 +6,7 @@ Every change raises the row `webhooks` of `versions` in its own transaction.
 import base64
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any
@@ -27,6 +28,7 @@ from shared.tables import webhooks as w
 
 DEACTIVATED = "the webhook was deactivated"
 DELETED = "the webhook was deleted"
+MOST_NAMED = 5
 _VERSION_ROW = "webhooks"
 _CURRENT = w.c.deleted_at.is_(None)
 _COLUMNS = (
@@ -183,10 +185,33 @@ def _load(dialect: str) -> Executable:
 
 
 def load(conn: Connection, box: SecretBox, ids: Collection[str]) -> dict[str, Webhook]:
-    """These webhooks with their secrets in clear, deleted ones included; one statement. Unknown ids are left out."""
+    """These webhooks with their secrets in clear, deleted ones included; one statement.
+
+    Unknown ids are left out, and webhooks with a secret that no key opens.
+    """
     dialect = conn.dialect.name
     rows = conn.execute(_load(dialect), _IDS.params(dialect, [(webhook_id,) for webhook_id in sorted(set(ids))]))
-    return {row.id: _webhook(box, row) for row in rows}
+    found = {}
+    for row in rows:
+        with suppress(SettingsError):
+            found[row.id] = _webhook(box, row)
+    return found
+
+
+def check_secrets(conn: Connection, box: SecretBox) -> None:
+    """Open every stored secret once. Raises SettingsError that names the webhooks whose secrets no key opens."""
+    unreadable = []
+    for row in conn.execute(select(*_COLUMNS).where(_CURRENT).order_by(w.c.created_at)):
+        try:
+            _webhook(box, row)
+        except SettingsError:
+            unreadable.append(f"{row.name} ({row.id})")
+    if unreadable:
+        more = f" and {len(unreadable) - MOST_NAMED} more" if len(unreadable) > MOST_NAMED else ""
+        raise SettingsError(
+            f"HARI_SECRET_KEYS: no key in it opens the stored secrets of webhook {', '.join(unreadable[:MOST_NAMED])}"
+            f"{more}; add the key that they were written with to the end of the list"
+        )
 
 
 def subscriptions(conn: Connection) -> tuple[int, list[Subscription]]:

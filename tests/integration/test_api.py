@@ -256,6 +256,8 @@ def test_send_test_answers_what_came_back(api: Api) -> None:
     assert (webhook.id, webhook.secret, user.name) == (made["id"], "s", "bootstrap")
     api.test_answer = Met("dlv_test", None, "timeout", 15000.0, b"\xff")
     assert api.call("POST", path)["response_body"] == {"base64": "/w=="}
+    api.test_answer = Met("dlv_test", 200, None, 1.0, "ö€".encode()[:-1], truncated=True)
+    assert api.call("POST", path)["response_body"] == "ö"
     api.test_answer = Unavailable("no dispatcher is running")
     assert api.call("POST", path, status=503)["detail"] == "no dispatcher is running"
     api.call("POST", "/webhooks/wh_none/test", status=404)
@@ -394,11 +396,16 @@ def test_every_route_but_health_and_openapi_asks_for_a_key(api: Api) -> None:
     assert len(calls) >= 16
     for method, path in calls:
         url = api.url + re.sub(r"{\w+}", "x", path)
-        for headers in ({}, {"Authorization": "Bearer hari_wrong"}, {"Authorization": f"Basic {KEY}"}):
+        for headers, says in (
+            ({}, "send an API key: Authorization: Bearer hari_..."),
+            ({"Authorization": "Bearer "}, "send an API key: Authorization: Bearer hari_..."),
+            ({"Authorization": f"Basic {KEY}"}, "send an API key: Authorization: Bearer hari_..."),
+            ({"Authorization": "Bearer hari_wrong"}, "this API key is unknown or revoked"),
+        ):
             answer = requests.request(method, url, headers=headers, timeout=20)
             assert answer.status_code == 401, (method, path)
             assert answer.headers["WWW-Authenticate"] == "Bearer"
-            assert answer.json()["detail"] == "send an API key: Authorization: Bearer hari_..."
+            assert answer.json()["detail"].startswith(says)
     assert requests.get(f"{api.url}/healthz", timeout=20).status_code == 200
 
 

@@ -181,6 +181,21 @@ def test_a_wrong_event_is_named_and_nothing_of_its_batch_is_taken(
     assert detail in found[pointer]
 
 
+def test_every_fault_of_every_event_is_named(api: Api) -> None:
+    batch = [an_envelope(id="a.b", timestamp="noon"), an_envelope(), an_envelope(entity="Ghost", record=[], user="Ada")]
+    found = errors(api.call("POST", "/events", batch, status=422))
+    assert list(found) == ["/0/id", "/0/timestamp", "/2/entity", "/2/record", "/2/user"]
+
+
+@pytest.mark.parametrize(("path", "pointer"), [("/records/Deal", "/amount"), ("/events", "/record/amount")])
+def test_an_integer_beyond_64_bits_is_refused_not_rounded(api: Api, path: str, pointer: str) -> None:
+    number = b"18446744073709551616"
+    body = orjson.dumps(an_envelope(record={"id": "1", "amount": 7}) if path == "/events" else {"amount": 7})
+    found = errors(api.call("POST", path, status=422, data=body.replace(b'"amount":7', b'"amount":' + number)))
+    assert list(found) == [pointer]
+    assert "64 bits" in found[pointer]
+
+
 QUERIES = {
     "a limit of 0": ("/webhooks?limit=0", "/limit", "greater than or equal to 1"),
     "a limit of 201": ("/deliveries?limit=201", "/limit", "less than or equal to 200"),

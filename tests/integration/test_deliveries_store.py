@@ -8,9 +8,22 @@ import pytest
 from sqlalchemy import Connection, insert, select, update
 
 from services.dispatcher.housekeeping import close_claims, take_due
+from services.dispatcher.record import write
 from shared.db import Database
 from shared.errors import Malformed, Unavailable
-from shared.model import Actor, Change, DeliveryTask, Event, State
+from shared.model import (
+    Actor,
+    Attempt,
+    Change,
+    Claimed,
+    DeliveryTask,
+    Event,
+    Outcome,
+    Postpone,
+    Problem,
+    Request,
+    State,
+)
 from shared.sql import later
 from shared.store import attempts, deliveries, outbox, upkeep
 from shared.store.attempts import AttemptRow
@@ -20,6 +33,7 @@ from shared.tables import deliveries as d
 from shared.tables import metadata, webhooks
 from shared.tables import outbox as outbox_table
 from shared.wire import new_event
+from tests.builders import a_webhook
 
 WAITS_S = (5.0, 30.0)
 
@@ -189,6 +203,22 @@ def test_a_failure_waits_for_its_time(conn: Connection) -> None:
     found = row(conn)
     assert (found.state, found.failures, found.last_status) == ("waiting", 1, 500)
     assert (found.check_at - found.next_attempt_at).total_seconds() == pytest.approx(240, abs=0.01)
+
+
+def test_what_was_postponed_gives_its_claim_back_unspent_and_unlogged(conn: Connection) -> None:
+    add_webhook(conn)
+    day = dispatched(conn, claim=True)
+    outcome = Outcome(problem=Problem.UNKNOWN, detail="the dispatcher had no file descriptor left", own_trouble=True)
+    claimed = Claimed("dlv_1", day, 1, "evt_dlv_1", b"{}", a_webhook())
+    request = Request("https://example.com/hook", (), b"{}")
+    assert write(conn, [Attempt(claimed, request, outcome, Postpone(5.0), datetime.now(UTC))], 240) == []
+    found = row(conn)
+    assert (found.state, found.attempt_no, found.failures, found.lease_until) == ("waiting", 0, 0, None)
+    assert found.reason == outcome.detail
+    assert found.check_at == found.next_attempt_at is not None
+    assert conn.execute(select(attempts_table)).all() == []
+    conn.execute(update(d).values(check_at=later(-1)))
+    assert [task.attempt_no for task in take_due(conn, 240)] == [1]
 
 
 def test_an_expired_claim_is_closed_as_unknown_and_the_next_follows_at_once(conn: Connection) -> None:

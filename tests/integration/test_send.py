@@ -1,11 +1,13 @@
 """The sender against endpoints of every kind, on loopback: what it sends, what it says, and whom it never calls."""
 
 import asyncio
+import errno
 import ipaddress
 import os
+import resource
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pycurl
 import pytest
 import uvloop
 
-from services.dispatcher.answer import MAX_KEPT_BYTES
+from services.dispatcher.answer import MAX_KEPT_BYTES, Failure
 from services.dispatcher.curl import Line
 from services.dispatcher.send import Sender
 from shared.egress import NOT_PUBLIC, PLAIN_HTTP, EgressRules
@@ -279,6 +281,55 @@ def test_a_refused_connection(runner: asyncio.Runner) -> None:
     assert outcome.problem is Problem.CONNECT_REFUSED
     assert "Connection refused" in outcome.detail
     assert outcome.timings.connect_ms is None
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """This process can open nothing more while the block runs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("name_is_known", [True, False])
+def test_without_a_descriptor_it_is_our_own_trouble(runner: asyncio.Runner, name_is_known: bool) -> None:
+    unknown = OSError(-3, "Temporary failure in name resolution")
+    resolve = resolving("127.0.0.1", "127.0.0.1" if name_is_known else unknown)
+    with Receiver() as receiver, Sending(runner, resolve=resolve) as send:
+
+        async def scenario() -> tuple[Outcome, Outcome]:
+            # What a first request opens once, is open; the second asks for a connection of its own.
+            first = await send.sender.send(a_request(receiver.url_for("one.localhost")))
+            with no_descriptors_left():
+                return first, await send.sender.send(a_request(receiver.url_for("two.localhost")))
+
+        first, outcome = runner.run(scenario())
+        assert first.succeeded
+        assert outcome.own_trouble, outcome
+        assert "file descriptor" in outcome.detail
+        assert len(receiver.requests) == 1
+
+
+@pytest.mark.parametrize(("address", "ours"), [("127.0.0.1", True), ("::1", False)])
+def test_without_a_local_port_it_is_our_own_trouble(runner: asyncio.Runner, address: str, ours: bool) -> None:
+    with Sending(runner, resolve=resolving(address)) as send:
+
+        async def fail(_line: Line) -> Failure:
+            return Failure(7, "Failed to connect", errno.EADDRNOTAVAIL)
+
+        send.sender._transfers.run = fail  # type: ignore[method-assign,assignment]
+        outcome = send(a_request("http://receiver.localhost:8099/"))
+    assert outcome.own_trouble is ours
+    assert ("local port" in outcome.detail) is ours
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 """The pipeline's bookkeeping, with fakes for database and endpoint."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
+from services.dispatcher.dispatch import Dispatched
 from services.dispatcher.lanes import Lanes
 from services.dispatcher.pipeline import Pipeline
+from shared.errors import Unavailable
 from shared.model import Claimed, DeliveryTask, Outcome, Request, Subscription, Trigger, Webhook
 from shared.outgoing.match import build_index
 from shared.patience import Patience
+from tests.builders import an_event
 from tests.waiting import run
 
 DAY = date(2026, 1, 1)
@@ -30,6 +34,9 @@ class Fakes:
         self.sent.append(request)
         return Outcome(status=200)
 
+    async def refresh(self) -> None:
+        """The index stays as it is."""
+
     def add(self, attempt: Any) -> None:
         self.recorded.append(attempt)
 
@@ -50,6 +57,7 @@ def a_pipeline(fakes: Fakes, lanes: Lanes) -> Pipeline:
         patience=Patience(),
         send=fakes.send,
         index=lambda: index,
+        refresh=fakes.refresh,
         entities=frozenset({"Deal"}),
         waits_s=(1.0,),
         lease_s=None,
@@ -91,3 +99,29 @@ def test_a_turn_asked_for_under_a_lowered_cap_takes_no_more_than_it() -> None:
         return int(asked[0][0][1])
 
     assert run(scenario(), 5) == 4
+
+
+def test_after_an_outage_a_batch_is_planned_again_with_the_index_of_then() -> None:
+    before, after = (build_index(no, [Subscription(f"wh_{no}", "Deal", Trigger.SAVE, 4)]) for no in (1, 2))
+    planned: list[set[str]] = []
+
+    async def scenario() -> int:
+        lanes, fakes = Lanes(8), Fakes([])
+        shown = [before]
+
+        async def away_once(*args: Any, **_kwargs: Any) -> Any:
+            planned.append({found.subscription.webhook_id for found in args[3]})
+            if len(planned) == 1:
+                raise Unavailable("the database is away")
+            return Dispatched({}, {}, [], 0, 0)
+
+        async def refresh() -> None:
+            shown[0] = after
+
+        fakes.run = away_once  # type: ignore[method-assign]
+        pipeline = replace(a_pipeline(fakes, lanes), index=lambda: shown[0], refresh=refresh)
+        await pipeline._dispatch([an_event()])
+        return lanes.room
+
+    assert run(scenario(), 5) == 8, "every slot came back"
+    assert planned == [{"wh_1"}, {"wh_2"}]

@@ -3,7 +3,7 @@
 import pytest
 
 from services.dispatcher.retry import decide, decide_unknown
-from shared.model import Dead, Decision, Delivered, Outcome, Problem, Retry
+from shared.model import Dead, Decision, Delivered, Outcome, Postpone, Problem, Retry
 
 WAITS_S = (5.0, 30.0, 3600.0, 10_800.0)
 MIDDLE = 0.5
@@ -52,6 +52,13 @@ DAY_S = 86_400.0
             Outcome(status=503, retry_after_s=10 * DAY_S), 1, MIDDLE, Retry(DAY_S), id="Retry-After counts up to a day"
         ),
         pytest.param(
+            Outcome(problem=Problem.UNKNOWN, own_trouble=True),
+            5,
+            MIDDLE,
+            Postpone(5.0),
+            id="our own trouble counts not",
+        ),
+        pytest.param(
             Outcome(status=503, retry_after_s=60), 5, MIDDLE, Dead("no success in 5 attempts"), id="it adds no attempt"
         ),
     ],
@@ -93,3 +100,7 @@ def test_decide_unknown(
     unknowns: int, failures: int, waits_s: tuple[float, ...], expected: tuple[Decision, int, int]
 ) -> None:
     assert decide_unknown(unknowns, failures, waits_s, MIDDLE) == expected
+
+
+def test_a_test_without_means_to_send_it_ends() -> None:
+    assert isinstance(decide(Outcome(problem=Problem.UNKNOWN, own_trouble=True), 1, (), MIDDLE), Dead)

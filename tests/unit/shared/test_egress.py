@@ -3,6 +3,7 @@
 import ipaddress
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -174,6 +175,21 @@ OWN_PORTS = frozenset({("127.0.0.1", 8080), ("0.0.0.0", 8081), ("crm.example.com
 )
 def test_our_own_listeners(url: str, address: str, verdict: str | None) -> None:
     rules = allowing("127.0.0.0/8", own=OWN_PORTS)
+    assert check_addresses(target(url), [address], rules) == verdict
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "allow", "verdict"),
+    [
+        pytest.param("https://a.test:8081", PUBLIC, "127.0.0.0/8", OWN, id="a bind to 0.0.0.0 means every own address"),
+        pytest.param("https://a.test:8081", PUBLIC, f"{PUBLIC}/32", None, id="unless the operator allows it"),
+        pytest.param("https://a.test:8080", PUBLIC, "127.0.0.0/8", None, id="a bind to one address means no other"),
+        pytest.param("https://a.test:9000", PUBLIC, "127.0.0.0/8", None, id="another port of this host is not ours"),
+        pytest.param("https://a.test:8081", "93.184.215.99", "127.0.0.0/8", None, id="another host is not ours"),
+    ],
+)
+def test_our_own_interfaces(url: str, address: str, allow: str, verdict: str | None) -> None:
+    rules = replace(allowing(allow, own=OWN_PORTS), is_local=lambda address: address == PUBLIC)
     assert check_addresses(target(url), [address], rules) == verdict
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from shared.errors import SettingsError
 from shared.secrets import new_key
-from shared.settings import DEFAULT_SCHEDULE, duration_s, read_settings, unknown_settings
+from shared.settings import DEFAULT_SCHEDULE, Settings, duration_s, read_settings, unknown_settings
 
 
 @pytest.mark.parametrize(
@@ -16,13 +16,20 @@ from shared.settings import DEFAULT_SCHEDULE, duration_s, read_settings, unknown
         ("HARI_METRICS_BIND", "127.0.0.1:99999", "must be host:port"),
         ("HARI_RETRY_SCHEDULE", "5s,abc", "'abc' is no duration"),
         ("HARI_RETRY_SCHEDULE", "0s", "more than nothing"),
-        ("HARI_DELIVERY_TIMEOUT_S", "31", "less than or equal to 30"),
+        ("HARI_DELIVERY_TIMEOUT_S", "31", "must be whole seconds from 1 to 30, like 15, not '31'"),
+        ("HARI_DELIVERY_TIMEOUT_S", "1.5", "must be whole seconds from 1 to 30, like 15, not '1.5'"),
+        ("HARI_CLAIM_LEASE_S", "0", "must be seconds, more than 0"),
+        ("HARI_RECONCILE_AFTER_S", "soon", "must be seconds from 1 to 86400, like 240, not 'soon'"),
+        ("HARI_SLOTS", "many", "must be a whole number from 1 to 10000, like 512, not 'many'"),
+        ("HARI_ALLOW_HTTP", "maybe", "must be 1 or 0, not 'maybe'"),
+        ("HARI_LOG_FORMAT", "xml", "must be auto, json or console, not 'xml'"),
+        ("HARI_EGRESS_ALLOW", "office", "write networks like 10.1.0.0/16"),
         ("HARI_EGRESS_ALLOW", "10.0.0.1/8", "has host bits set"),
         ("HARI_BOOTSTRAP_API_KEY", "hari_short", "24 or more"),
         ("HARI_SECRET_KEYS", "x", "new-secret-key"),
         ("HARI_ENTITIES_FILE", "/nope", "there is no file /nope"),
         ("HARI_CA_FILE", "/nope", "there is no file /nope"),
-        ("HARI_QUEUE_PREFIX", "a b", "pattern"),
+        ("HARI_QUEUE_PREFIX", "a b", "must be at most 64 characters of A-Z a-z 0-9 _ . -, not 'a b'"),
         ("HARI_DATABASE_URL", "mysql://x", "must start with postgresql://"),
         ("HARI_BROKER_URL", "redis://x", "must start with amqp://"),
         ("HARI_DATABASE_URL", "postgresql://h/db", "set both"),
@@ -33,6 +40,18 @@ def test_a_bad_value_is_named(name: str, value: str, detail: str) -> None:
         read_settings({name: value})
     assert name in str(refused.value)
     assert detail in str(refused.value)
+
+
+def test_no_setting_answers_in_the_words_of_a_library() -> None:
+    # NUL fits no setting but the ones that any text fits.
+    bad = {f"HARI_{name.upper()}": "a b\x00" for name in Settings.model_fields}
+    with pytest.raises(SettingsError) as refused:
+        read_settings(bad)
+    lines = str(refused.value).splitlines()[1:]
+    any_text = {"HARI_DATA_DIR", "HARI_FAILPOINT"}
+    assert {line.split(":")[0].strip() for line in lines} == bad.keys() - any_text
+    foreign = ("Input", "Value error", "pattern", "valid", "parse")
+    assert [line for line in lines if any(word in line for word in foreign)] == []
 
 
 def test_every_bad_value_is_named_at_once() -> None:

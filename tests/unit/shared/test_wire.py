@@ -50,6 +50,16 @@ def test_a_malformed_event_is_refused_with_its_pointer(values: dict[str, Any], r
     assert str(error.value).startswith(reason)
 
 
+def test_every_fault_of_an_event_is_named_at_once() -> None:
+    wrong = {"id": "a.b", "event": "updated", "entity": "Ghost", "record": {"id": True}, "timestamp": "noon"}
+    wrong |= {"user": "Ada", "changed": "stage", "previous": []}
+    with pytest.raises(Malformed) as error:
+        decode_event(orjson.dumps(wrong), {}, ENTITIES)
+    pointers = ["/id", "/entity", "/record/id", "/timestamp", "/user", "/changed", "/previous"]
+    assert [fault.pointer for fault in error.value.errors] == pointers
+    assert str(error.value).startswith("/id: must be 1 to 64 characters of A-Z a-z 0-9 _ : -; /entity: must be")
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -60,6 +70,7 @@ def test_a_malformed_event_is_refused_with_its_pointer(values: dict[str, Any], r
         pytest.param(b'"\\ud800"', "not valid JSON", id="half a surrogate pair"),
         pytest.param(b"\xff\xfe{", "not valid JSON", id="UTF-16"),
         pytest.param(b"[" * 100_000, "not valid JSON", id="a hundred thousand brackets"),
+        pytest.param(b'{"record": {"n": 18446744073709551616}}', "/record/n: an integer of more", id="65 bits"),
         pytest.param(b"[]", "the message must be a JSON object", id="a list"),
         pytest.param(b"null", "the message must be a JSON object", id="null"),
     ],
