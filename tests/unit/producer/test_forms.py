@@ -63,10 +63,18 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "a header twice": ({"headers": {"X-A": "a", "x-a": "b"}}, "/headers/x-a", "is there twice"),
     "twenty-one headers": ({"headers": {f"X-{no}": "a" for no in range(21)}}, "/headers", "at most 20 headers"),
     "a field that is not enforced yet": (
-        {"preset": "slack"},
-        "/preset",
+        {"rate_limit": 1},
+        "/rate_limit",
         "unknown field; known are name, entity, event",
     ),
+    "an unknown preset": ({"preset": "teams"}, "/preset", "must be one of 'hari', 'standard'"),
+    "a preset that is null": ({"preset": None}, "/preset", "must be one of 'hari'"),
+    "a template with a wrong path": (
+        {"preset": "custom", "template": {"a": ["{{ recrod.name }}"]}},
+        "/template/a/0",
+        "a path begins with one of record",
+    ),
+    "an unknown redirect": ({"redirect": "follow"}, "/redirect", "must be one of 'google-apps-script'"),
     "a filter that is no object": ({"filter": "stage"}, "/filter", "must be an object of paths and conditions"),
     "a filter with an unknown operator": (
         {"filter": {"record.a": {"$like": 1}}},
