@@ -131,6 +131,8 @@ class _Compiler:
             return {key: self._member(key, value, pointer, depth) for key, value in given.items()}
         if isinstance(given, list):
             return [self.tree(value, f"{pointer}/{at}", depth + 1) for at, value in enumerate(given)]
+        if isinstance(given, int) and not -(2**63) <= given < 2**64:
+            return self._fault(pointer, "is a number of more than 64 bits")
         return self._string(given, pointer) if isinstance(given, str) else given
 
     def _member(self, key: str, value: Any, pointer: str, depth: int) -> Any:

@@ -99,6 +99,20 @@ def test_a_wrong_field_is_named(given: dict[str, Any], pointer: str, detail: str
     assert detail in found[pointer]
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"preset": "custom"}, "is required"),
+        ({"template": {}}, "needs preset"),
+        ({"preset": "slack", "template": 1}, "needs"),
+    ],
+)
+def test_a_new_webhook_needs_preset_and_template_together(given: dict[str, Any], says: str) -> None:
+    assert says in faults(WebhookForm, GOOD | given)["/template"]
+    # A change is judged with what is stored, under its lock.
+    assert read_webhook(WebhookChange, given, ("Deal",), no_faults) == (given, [])
+
+
 def test_a_secret_that_is_refused_is_not_repeated() -> None:
     found = faults(WebhookChange, {"secret": "hunter2\n", "headers": {"X-Token": "hunter2\n"}})
     assert "hunter2" not in str(found)
