@@ -1,17 +1,24 @@
 """Presets and templates from outside: strict receivers take each at the first try, and each effect happens once."""
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from services.cli.client import ApiError
-from tests.e2e.conftest import Hari
+from services.cli.main import app
+from tests.e2e.conftest import KEY, Hari
 from tests.e2e.test_pipeline import in_state, log
 from tests.strict import Answer, AppsScript, StrictReceiver, slack
 from tests.waiting import eventually
+
+RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 
 
 @contextmanager
@@ -157,3 +164,27 @@ def test_preset_and_template_must_fit(hari: Hari) -> None:
         plain = hari.api.call("PATCH", f"/webhooks/{webhook_id}", {"preset": "hari"})
         assert plain["preset"] == "hari"
         assert "template" not in plain
+
+
+def commands() -> list[str]:
+    """The `./hari webhook create` of every recipe."""
+    text = "".join(path.read_text() for path in sorted(RECIPES.glob("*.md"))).replace("\\\n", "")
+    found: list[str] = re.findall(r"^```sh\n\./hari (.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return found
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda command: shlex.split(command)[3])
+def test_the_commands_of_the_recipes_do_what_they_say(
+    hari: Hari, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARI_URL", hari.url)
+    monkeypatch.setenv("HARI_API_KEY", KEY)
+    with StrictReceiver(lambda _: (200, {}, b"ok")) as receiver:
+        words = [receiver.url if word.startswith("https://") else word for word in shlex.split(command)]
+        made = CliRunner().invoke(app, [*words, "--json"])
+        assert made.exit_code == 0, made.output
+        webhook = json.loads(made.output)
+        tested = hari.api.call("POST", f"/webhooks/{webhook['id']}/test")
+        assert (tested["status"], tested["error"], len(receiver.posts)) == (200, None, 1)
+        json.loads(receiver.posts[0])
+        hari.api.call("DELETE", f"/webhooks/{webhook['id']}")
