@@ -37,7 +37,9 @@ class StrictReceiver:
 
             def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
                 self.send_response(status)
-                for name, value in (headers | {"Content-Length": str(len(body))}).items():
+                # Closed, so that nobody who gets this port next is answered by us.
+                own = {"Content-Length": str(len(body)), "Connection": "close"}
+                for name, value in (headers | own).items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
