@@ -184,7 +184,7 @@ def _slack_change(payload: Json, name: str) -> str:
 
 
 def _slack_text(value: Any, most: int) -> str:
-    """One line, never empty: Slack refuses a block without text."""
+    """One line; a dash for nothing."""
     return escape_mrkdwn(shortened(" ".join(as_text(value)[: 4 * most].split()), most)) or "–"
 
 

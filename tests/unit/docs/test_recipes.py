@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,11 @@ def node(script: str, *, given: Any) -> Any:
     return json.loads(done.stdout)
 
 
-def signed(secret: str, old_secret: str | None = None, body: bytes = EVENT.body) -> tuple[dict[str, str], bytes]:
-    """(headers with lower-case names, body) of a POST made now."""
-    claimed = Claimed("dlv_a", date(2026, 1, 1), 1, "evt_1", body, a_webhook(secret=secret, old_secret=old_secret))
-    request = build_request(claimed, datetime.now(UTC), version="1")
+def signed(secret: str, old_secret: str | None = None, *, age_s: int = 0) -> tuple[dict[str, str], bytes]:
+    """(headers with lower-case names, body) of a POST made `age_s` ago."""
+    webhook = a_webhook(secret=secret, old_secret=old_secret)
+    claimed = Claimed("dlv_a", date(2026, 1, 1), 1, "evt_1", EVENT.body, webhook)
+    request = build_request(claimed, datetime.now(UTC) - timedelta(seconds=age_s), version="1")
     return {name.lower(): value for name, value in request.headers}, request.body
 
 
@@ -51,7 +52,7 @@ def cases() -> list[tuple[dict[str, str], bytes, str, bool]]:
         headers, body = signed(secret)
         found += [(headers, body, secret, True), (headers, body + b" ", secret, False), (headers, body, "other", False)]
         found.append((headers | {"webhook-id": "dlv_b"}, body, secret, False))
-        found.append((headers | {"webhook-timestamp": "1700000000"}, body, secret, False))
+        found += [(*signed(secret, age_s=3600), secret, False), (*signed(secret, age_s=-3600), secret, False)]
         found.append((headers | {"webhook-timestamp": "soon"}, body, secret, False))
         for gone in ("webhook-id", "webhook-timestamp", "webhook-signature"):
             found.append(({name: value for name, value in headers.items() if name != gone}, body, secret, False))

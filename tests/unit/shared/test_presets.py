@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.model import HARI, Format
@@ -93,6 +93,11 @@ def test_slack_shows_what_changed() -> None:
     ]
 
 
+def test_slack_shows_nothing_as_a_dash() -> None:
+    event = an_event(record={"stage": " \n"}, previous={"stage": None})
+    assert body("slack", event)["text"] == "Deal updated: Engine\nstage: – → –"
+
+
 def test_slack_of_a_created_person_shows_the_fields_that_hold_something() -> None:
     event = an_event("Contact", "created", record={"name": None, "first_name": "Ada", "last_name": "B", "stage": ""})
     assert body("slack", event)["text"] == "Contact created: Ada B\nfirst_name: Ada; last_name: B"
@@ -104,6 +109,7 @@ def test_slack_escapes_after_it_cuts() -> None:
     assert "&amp;…" in found["text"]
 
 
+slowly = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # time decides nothing
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -113,6 +119,7 @@ NAMES = st.sampled_from(["name", "first_name", "last_name", "title", "stage", ""
 RECORDS = st.dictionaries(NAMES, JSON, max_size=15)
 
 
+@slowly
 @given(
     RECORDS, RECORDS, st.lists(NAMES, max_size=15), st.sampled_from(["created", "updated", "deleted"]), st.booleans()
 )

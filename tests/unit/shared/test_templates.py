@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.outgoing import templates
@@ -180,6 +180,7 @@ def test_a_stored_template_of_another_dialect_says_so() -> None:
         template_of('"{{ id | new }}"')
 
 
+slowly = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # time decides nothing
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -220,6 +221,7 @@ TEMPLATES = st.recursive(
 )
 
 
+@slowly
 @given(TEMPLATES, JSON, JSON)
 def test_whatever_is_accepted_renders_to_valid_json_or_a_template_error(template: Any, value: Any, other: Any) -> None:
     compiled, errors = compile_template(template)
@@ -235,6 +237,7 @@ def test_whatever_is_accepted_renders_to_valid_json_or_a_template_error(template
     assert orjson.loads(orjson.dumps(found)) == orjson.loads(orjson.dumps(compiled.render(payload)))
 
 
+@slowly
 @given(JSON)
 def test_json_without_braces_renders_to_itself(value: Any) -> None:
     text = orjson.dumps(value).decode()
@@ -245,6 +248,7 @@ def test_json_without_braces_renders_to_itself(value: Any) -> None:
         assert compiled.render(WON) == value
 
 
+@slowly
 @given(JSON)
 def test_a_lone_placeholder_gives_the_value_itself(value: Any) -> None:
     assert rendered("{{ record.a }}", {"record": {"a": value}}) == value
