@@ -98,6 +98,18 @@ class DeliveryTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Format:
+    """What a webhook's bodies look like: a preset's name, and for `custom` its template as JSON text."""
+
+    preset: str = "hari"
+    template: str | None = None
+
+
+HARI = Format()
+"""The default: the event's own bytes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Webhook:
     """An outgoing subscription. Secrets are in clear here and nowhere else; `repr` never shows them."""
 
@@ -113,6 +125,10 @@ class Webhook:
     concurrency: int = 16
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     filter: Json | None = None
+    format: Format = HARI
+    former_formats: tuple[tuple[datetime, Format], ...] = ()
+    """(until when, what held until then), oldest first: deliveries of that time keep it."""
+    redirect: str | None = None
     secret: str | None = field(default=None, repr=False)
     old_secret: str | None = field(default=None, repr=False)
     """Signs too while a rotation overlaps; None once the overlap is over."""
@@ -143,6 +159,7 @@ class Claimed:
     webhook: Webhook
     failures: int = 0
     """Known failures of this round, before this attempt."""
+    format: Format = HARI
     test: bool = False
     hop: int = 0
     traceparent: str | None = None
@@ -156,6 +173,10 @@ class Request:
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     body: bytes = field(repr=False)
     timeout_s: float = 15.0
+    redirect: str | None = None
+    """The kind of redirect that counts as delivered; it is not followed either."""
+    fault: str | None = None
+    """Why there is no body to send: `template_error`, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +205,13 @@ class Outcome:
     retry_after_s: float | None = None
     own_trouble: bool = False
     """Nothing was sent for want of something of ours: the endpoint had no part in it."""
+    ran: bool = False
+    """This redirect is how the endpoint says that it did its work."""
 
     @property
     def succeeded(self) -> bool:
-        """2xx, and nothing else (Standard Webhooks, "Delivery success and failure")."""
-        return self.problem is None and self.status is not None and 200 <= self.status < 300
+        """2xx, and nothing else (Standard Webhooks, "Delivery success and failure"), but for Apps Script's redirect."""
+        return self.problem is None and self.status is not None and (200 <= self.status < 300 or self.ran)
 
     @property
     def word(self) -> str | None:

@@ -84,6 +84,10 @@ webhooks = Table(
     Column("old_secret_until", UtcTime),
     Column("headers", LargeBinary),
     Column("filter", Text),
+    Column("preset", Text, nullable=False, server_default="hari"),
+    Column("template", Text),
+    Column("former_formats", Text),  # what waiting deliveries and the log still need
+    Column("redirect", Text),
     Column("timeout_s", Integer, nullable=False),
     Column("concurrency", Integer, nullable=False),
     Column("version", Integer, nullable=False),

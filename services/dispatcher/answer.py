@@ -11,6 +11,7 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from shared.model import Outcome, Problem, Timings
+from shared.outgoing.presets import GOOGLE_HOST
 from shared.outgoing.request import MASK
 
 MAX_HEADERS_BYTES = 64 * 1024
@@ -101,10 +102,12 @@ def outcome_of(
     timings: Timings,
     duration_ms: float,
     now_s: float,
+    redirect: str | None = None,
 ) -> Outcome:
     """A final status line that was received decides, whatever the rest did; without one the failure does.
 
     `status`: of the last status line, 0 when there was none. `now_s`: Unix time, for a Retry-After that is a date.
+    `redirect`: the kind of redirect that counts as delivered.
     """
     if status < 200:
         problem, detail = problem_of(failure, https=https, timeout_s=timeout_s, timings=timings, interim=status > 0)
@@ -112,8 +115,13 @@ def outcome_of(
     headers = answer.headers()
     named = {name.lower(): value for name, value in headers} if status >= 300 else {}
     redirected = 300 <= status < 400
+    ran = redirect is not None and status == 302 and _host(named.get("location")) == GOOGLE_HOST
     detail = ""
-    if redirected:
+    if ran:
+        redirected = False
+    elif redirected and redirect is not None:
+        detail = NOT_PUBLIC.format(_to(named.get("location")))
+    elif redirected:
         detail = f"redirects are not followed{_to(named.get('location'))}; set the URL to the final address"
     elif failure is not None and not answer.stopped:
         detail = f"the answer's body did not arrive whole ({problem_of(failure, timeout_s=timeout_s)[0]})"
@@ -127,16 +135,27 @@ def outcome_of(
         duration_ms=duration_ms,
         timings=timings,
         retry_after_s=retry_after_s(named["retry-after"], now_s) if "retry-after" in named else None,
+        ran=ran,
     )
+
+
+NOT_PUBLIC = (
+    "the script was not run: it redirected elsewhere{}; in Apps Script choose Deploy > Manage deployments, set "
+    '"Who has access" to "Anyone", and use the Web app URL that ends in /exec'
+)
+
+
+def _host(location: str | None) -> str | None:
+    try:
+        return urlsplit(location).hostname if location is not None else None
+    except ValueError:
+        return None
 
 
 def _to(location: str | None) -> str:
     if location is None:
         return ""
-    try:
-        host = urlsplit(location).hostname
-    except ValueError:
-        host = None
+    host = _host(location)
     return f" (to {host[:255]})" if host else " (to another path)"
 
 

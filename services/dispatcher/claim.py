@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from shared.logs import logger
 from shared.model import Claimed, DeliveryTask
+from shared.outgoing.presets import form_at
 from shared.secrets import SecretBox
 from shared.store import deliveries, outbox, webhooks
 from shared.store.deliveries import ClaimRow
@@ -41,6 +42,7 @@ def _load(conn: Connection, box: SecretBox, rows: Sequence[ClaimRow]) -> list[Cl
         if row.id in held:
             continue
         body, hop, traceparent = bodies[row.event_id]
+        webhook = hooks[row.webhook_id]
         claimed.append(
             Claimed(
                 delivery_id=row.id,
@@ -48,7 +50,8 @@ def _load(conn: Connection, box: SecretBox, rows: Sequence[ClaimRow]) -> list[Cl
                 attempt_no=row.attempt_no,
                 event_id=row.event_id,
                 body=body,
-                webhook=hooks[row.webhook_id],
+                webhook=webhook,
+                format=form_at(webhook.former_formats, row.created_at) or webhook.format,
                 failures=row.failures,
                 test=row.test,
                 hop=hop,

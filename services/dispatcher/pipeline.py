@@ -171,6 +171,7 @@ class Pipeline:
             event_id=event.id,
             body=event.body,
             webhook=webhook,
+            format=webhook.format,
             hop=event.hop,
             traceparent=event.traceparent,
         )
@@ -289,7 +290,9 @@ class Pipeline:
         request = build_request(claimed, started_at, version=self.version)
         failpoint.reach("attempt.claimed")
         try:
-            if len(request.body) > MAX_PAYLOAD_BYTES:
+            if request.fault is not None:
+                outcome = Outcome(problem=Problem.TEMPLATE_ERROR, detail=request.fault)
+            elif len(request.body) > MAX_PAYLOAD_BYTES:
                 outcome = Outcome(problem=Problem.PAYLOAD_TOO_LARGE, detail=TOO_LARGE.format(len(request.body)))
             else:
                 outcome = await self.send(request)

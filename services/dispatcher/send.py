@@ -118,6 +118,7 @@ def _outcome(line: Line, failure: Failure | None, request: Request, dns_ms: floa
         line.status,
         failure,
         https=line.route.target.scheme == "https",
+        redirect=request.redirect,
         timeout_s=request.timeout_s,
         timings=timings,
         duration_ms=duration_ms,

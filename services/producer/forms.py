@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import FieldError, Refused
-from shared.model import Trigger
+from shared.model import HARI, Trigger
 from shared.outgoing.checks import check_headers, check_secret
 from shared.outgoing.filters import compile_filter
+from shared.outgoing.presets import change_format, check_template
 
 LONGEST_OVERLAP_S = 7 * 86400
 DEFAULT_OVERLAP_S = 86400
@@ -47,6 +48,24 @@ class WebhookChange(BaseModel):
         Field(
             description="Only events for which all of this holds are sent: paths into the payload and conditions, like "
             '{"changed.stage": "Won", "record.amount": {"$gte": 1000}}. null removes it.',
+        ),
+    ] = None
+    preset: Annotated[
+        Literal["hari", "standard", "cloudevents", "slack", "zapier", "google-apps-script", "custom"],
+        Field(description="The form of the body; custom takes a template."),
+    ] = "hari"
+    template: Annotated[
+        Any,
+        Field(
+            description="With preset custom: any JSON whose strings may hold placeholders, like "
+            '{"text": "{{ record.name }} is {{ record.stage | upper }}"}.'
+        ),
+    ] = None
+    redirect: Annotated[
+        Literal["google-apps-script"] | None,
+        Field(
+            description="The redirect that counts as delivered; it is never followed. The preset of that name implies "
+            "it. null: none does."
         ),
     ] = None
 
@@ -91,6 +110,10 @@ def read_webhook(
     errors += check_headers(read.get("headers", {}))
     if read.get("filter") is not None:
         errors += compile_filter(read["filter"])[1]
+    if read.get("template") is not None:
+        errors += check_template(read["template"])
+    if form is WebhookForm and "/preset" not in {error.pointer for error in errors}:
+        errors += change_format(HARI, read.get("preset"), read.get("template"))[1]
     warnings: list[FieldError] = []
     if "url" in read:
         url_errors, warnings = check_url(read["url"])

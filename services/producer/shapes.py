@@ -59,6 +59,9 @@ class Webhook(Shape):
     created_at: str
     headers: dict[str, str] = {}
     filter: dict[str, Any] | None = None
+    preset: Literal["hari", "standard", "cloudevents", "slack", "zapier", "google-apps-script", "custom"]
+    template: Any = None
+    redirect: Literal["google-apps-script"] | None = None
     timeout_s: int
     concurrency: int
     warnings: list[Warning] = []

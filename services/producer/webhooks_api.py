@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
@@ -120,6 +121,11 @@ def shown(webhook: Webhook, just_set: Collection[str] = (), warnings: Sequence[F
         answer["headers"] = {name: value if clear else MASK for name, value in webhook.headers.items()}
     if webhook.filter is not None:
         answer["filter"] = webhook.filter
+    answer["preset"] = webhook.format.preset
+    if webhook.format.template is not None:
+        answer["template"] = orjson.loads(webhook.format.template)
+    if webhook.redirect is not None:
+        answer["redirect"] = webhook.redirect
     answer |= {"timeout_s": webhook.timeout_s, "concurrency": webhook.concurrency}
     if warnings:
         answer["warnings"] = [{"pointer": warning.pointer, "detail": warning.detail} for warning in warnings]

@@ -67,7 +67,7 @@ def look_up(payload: Json, path: Sequence[str]) -> Any:
     for step in path:
         if isinstance(found, Mapping):
             found = found.get(step, ABSENT)
-        elif isinstance(found, list) and step.isdigit():
+        elif isinstance(found, list) and step.isascii() and step.isdigit():  # "²" is a digit to Python, and no number
             found = found[int(step)] if int(step) < len(found) else ABSENT
         else:
             return ABSENT

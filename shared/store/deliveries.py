@@ -5,7 +5,7 @@ for its turn (its webhook was at its cap): neither.
 """
 
 from collections.abc import Collection, Sequence
-from datetime import date
+from datetime import date, datetime
 from functools import cache
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -66,6 +66,7 @@ class ClaimRow(NamedTuple):
     failures: int
     unknowns: int
     test: bool
+    created_at: datetime
 
 
 class Result(NamedTuple):

@@ -8,21 +8,29 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, case, func, or_, select
 
 from shared.clock import rfc3339
-from shared.model import Change, Json, State
+from shared.model import HARI, Change, Json, State
+from shared.outgoing.presets import body_of, form_at
+from shared.outgoing.request import MASK
+from shared.outgoing.templates import TemplateError
+from shared.store.formats import format_of, former_formats
 from shared.store.paging import After, AnyRow, Page, newest_first, page_of
 from shared.tables import attempts as a
 from shared.tables import deliveries as d
 from shared.tables import outbox as o
+from shared.tables import webhooks as w
 
 _COLUMNS = (
     *(d.c.event_day, d.c.id, d.c.webhook_id, d.c.event_id, d.c.created_at, d.c.test, d.c.state, d.c.reason),
     *(d.c.attempt_no, d.c.claimed_at, d.c.lease_until, d.c.next_attempt_at, d.c.last_status, d.c.last_error),
     *(o.c.entity, o.c.event, o.c.record_id, func.length(o.c.body).label("body_bytes")),
+    *(w.c.preset, w.c.template, w.c.former_formats, w.c.secret.is_not(None).label("has_secret")),
 )
-_JOINED = d.outerjoin(o, o.c.event_id == d.c.event_id)
+# The event's body only where another one is made of it; what is sent by default is the event's, and its length enough.
+_TO_RENDER = case((or_(w.c.preset != HARI.preset, w.c.former_formats.is_not(None)), o.c.body)).label("to_render")
+_JOINED = d.outerjoin(o, o.c.event_id == d.c.event_id).outerjoin(w, w.c.id == d.c.webhook_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +51,14 @@ class Filter:
 
 def newest(conn: Connection, wanted: Filter, *, limit: int, after: After | None = None) -> Page[Json]:
     """Deliveries as lists show them, newest first."""
-    statement = select(*_COLUMNS).select_from(_JOINED).where(*_conditions(wanted))
+    statement = select(*_COLUMNS, _TO_RENDER).select_from(_JOINED).where(*_conditions(wanted))
     found = conn.execute(newest_first(statement, d.c.created_at, d.c.id, limit=limit, after=after)).all()
     return page_of(found, limit, _listed)
 
 
 def get(conn: Connection, delivery_id: str) -> Json | None:
     """One delivery with its attempts, the one in flight included; None if there is none."""
-    statement = select(*_COLUMNS, o.c.body).select_from(_JOINED)
+    statement = select(*_COLUMNS, o.c.body.label("to_render")).select_from(_JOINED)
     # The key begins with the day, which the id does not tell: each day is one look into the index.
     first, last = conn.execute(select(func.min(d.c.event_day), func.max(d.c.event_day))).one()
     if first is None:
@@ -60,8 +68,8 @@ def get(conn: Connection, delivery_id: str) -> Json | None:
     if found is None:
         return None
     made = select(a).where(a.c.event_day == found.event_day, a.c.delivery_id == delivery_id).order_by(a.c.attempt_no)
-    body = None if found.body is None else text_of(found.body)
-    shown = [_attempt(row, body) for row in conn.execute(made)]
+    bodies = {with_secret: _body(found, with_secret) for with_secret in (False, True)}
+    shown = [_attempt(row, bodies) for row in conn.execute(made)]
     if found.lease_until is not None and all(attempt["attempt_no"] != found.attempt_no for attempt in shown):
         shown.append(_in_flight(found))
     return _delivery(found) | {"attempts": shown}
@@ -95,7 +103,21 @@ def _delivery(row: AnyRow) -> Json:
         shown["reason"] = row.reason
     if row.next_attempt_at is not None:
         shown["next_attempt_at"] = rfc3339(row.next_attempt_at)
-    return shown | {"body_bytes": row.body_bytes}
+    body = _body(row, row.has_secret) if row.to_render is not None else None
+    return shown | {"body_bytes": row.body_bytes if row.to_render is None else len(body or b"")}
+
+
+def _body(row: AnyRow, with_secret: bool) -> bytes | None:
+    """What was sent, with the secret masked; None when the event is gone or could not be rendered."""
+    if row.to_render is None:
+        return None
+    form = form_at(former_formats(row.former_formats), row.created_at) or format_of(
+        row.preset or HARI.preset, row.template
+    )
+    try:
+        return body_of(form, row.to_render, MASK if with_secret else None)
+    except TemplateError:
+        return None
 
 
 def _listed(row: AnyRow) -> Json:
@@ -103,15 +125,18 @@ def _listed(row: AnyRow) -> Json:
     return _delivery(row) | last
 
 
-def _attempt(row: AnyRow, body: Json | str | None) -> Json:
+def _attempt(row: AnyRow, bodies: Mapping[bool, bytes | None]) -> Json:
+    """`bodies`: as sent without a secret and with one; the headers tell which."""
     shown: Json = {"attempt_no": row.attempt_no, "started_at": rfc3339(row.started_at)}
     shown |= {"status": row.status, "error": row.error, "duration_ms": row.duration_ms}
     if row.detail is not None:
         shown["detail"] = row.detail
-    sent = row.request_url is not None
-    shown["request"] = (
-        {"url": row.request_url, "headers": _headers(row.request_headers), "body": body} if sent else None
-    )
+    if row.request_url is not None:
+        headers = _headers(row.request_headers)
+        body = bodies["X-Webhook-Secret" in headers]
+        shown["request"] = {"url": row.request_url, "headers": headers, "body": None if body is None else text_of(body)}
+    else:
+        shown["request"] = None
     came = row.status is not None or row.response_headers is not None
     shown["response"] = (
         {

@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache, lru_cache
 from typing import Any
 
@@ -16,12 +17,14 @@ from sqlalchemy import Connection, Executable, and_, case, insert, literal, null
 
 from shared.errors import Refused, SettingsError
 from shared.ids import new_id
-from shared.model import Json, Subscription, Trigger, Webhook
+from shared.model import HARI, Format, Json, Subscription, Trigger, Webhook
 from shared.outgoing.filters import Filter, compile_filter
+from shared.outgoing.presets import MOST_FORMER, change_format
 from shared.secrets import SecretBox
 from shared.signing import SECRET_PREFIX
 from shared.sql import Rows, Text, later, now
 from shared.store import deliveries
+from shared.store.formats import format_of, former_formats, former_text
 from shared.store.paging import After, AnyRow, Page, newest_first, page_of
 from shared.tables import versions
 from shared.tables import webhooks as w
@@ -34,6 +37,7 @@ _CURRENT = w.c.deleted_at.is_(None)
 _COLUMNS = (
     *(w.c.id, w.c.name, w.c.entity, w.c.event, w.c.url, w.c.active, w.c.version, w.c.created_at, w.c.timeout_s),
     *(w.c.concurrency, w.c.headers, w.c.filter, w.c.secret, w.c.deactivated_reason, w.c.deleted_at),
+    *(w.c.preset, w.c.template, w.c.former_formats, w.c.redirect),
     case((w.c.old_secret_until > now(), w.c.old_secret), else_=null()).label("old_secret"),
 )
 
@@ -52,6 +56,9 @@ class NewWebhook:
     concurrency: int = 16
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     filter: Json | None = None
+    preset: str = HARI.preset
+    template: Any = None
+    redirect: str | None = None
 
 
 def new_secret() -> str:
@@ -60,7 +67,8 @@ def new_secret() -> str:
 
 
 def create(conn: Connection, box: SecretBox, new: NewWebhook) -> Webhook:
-    """Store a webhook and return it."""
+    """Store a webhook and return it. Raises Refused when preset and template do not fit each other."""
+    form = _changed_format(HARI, {"preset": new.preset, "template": new.template})
     row = {
         "id": new_id("wh"),
         "name": new.name,
@@ -71,6 +79,9 @@ def create(conn: Connection, box: SecretBox, new: NewWebhook) -> Webhook:
         "secret": _seal(box, new.secret),
         "headers": _seal_headers(box, new.headers),
         "filter": _filter_text(new.filter),
+        "preset": form.preset,
+        "template": form.template,
+        "redirect": new.redirect,
         "timeout_s": new.timeout_s,
         "concurrency": new.concurrency,
         "version": 1,
@@ -113,14 +124,22 @@ def change(
     """Set these attributes (names of NewWebhook); None when there is no such webhook.
 
     A new secret replaces the old one at once, None removes it: `rotate_secret` is the one that overlaps. Deactivating
-    cancels what waits. Raises Refused with status 412 when the webhook is not at `if_version`.
+    cancels what waits; another preset or template counts for deliveries made from now on. Raises Refused with status
+    412 when the webhook is not at `if_version`, and when preset and template do not fit each other.
     """
     before = _lock(conn, box, webhook_id, if_version)
     if before is None:
         return None
     row: dict[str, Any] = {
-        key: changes[key] for key in changes if key not in ("trigger", "secret", "headers", "filter")
+        key: changes[key]
+        for key in changes
+        if key not in ("trigger", "secret", "headers", "filter", "preset", "template")
     }
+    form = _changed_format(before.format, changes)
+    if form != before.format:
+        at: datetime = conn.execute(select(now())).scalar_one()
+        former = (*before.former_formats, (at, before.format))[-MOST_FORMER:]
+        row |= {"preset": form.preset, "template": form.template, "former_formats": former_text(former)}
     if "trigger" in changes:
         row["event"] = changes["trigger"].value
     if "headers" in changes:
@@ -271,6 +290,9 @@ def _webhook(box: SecretBox, row: AnyRow) -> Webhook:
         concurrency=row.concurrency,
         headers=orjson.loads(box.open(row.headers)) if row.headers is not None else {},
         filter=orjson.loads(row.filter) if row.filter is not None else None,
+        format=format_of(row.preset, row.template),
+        former_formats=former_formats(row.former_formats),
+        redirect=row.redirect,
         secret=box.open(row.secret) if row.secret is not None else None,
         old_secret=box.open(row.old_secret) if row.old_secret is not None else None,
         deactivated_reason=row.deactivated_reason,
@@ -280,6 +302,15 @@ def _webhook(box: SecretBox, row: AnyRow) -> Webhook:
 
 def _filter_text(given: Json | None) -> str | None:
     return None if given is None else orjson.dumps(given).decode()
+
+
+def _changed_format(before: Format, changes: Mapping[str, Any]) -> Format:
+    if "preset" not in changes and "template" not in changes:
+        return before
+    form, errors = change_format(before, changes.get("preset"), changes.get("template", ...))
+    if errors:
+        raise Refused("preset and template do not fit each other", errors=errors)
+    return form
 
 
 def _compiled(webhook_id: str, text: str | None) -> Filter | None:

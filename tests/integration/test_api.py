@@ -173,7 +173,9 @@ def test_a_webhook_is_created_read_listed_changed_and_deleted(api: Api) -> None:
     assert made["secret"] == "s3cret"
     assert made["headers"] == {"X-Team": "a"}
     plain = {key: value for key, value in made.items() if key not in ("id", "created_at", "secret", "headers")}
-    assert plain == WEBHOOK | {"has_secret": True, "active": True, "version": 1, "timeout_s": 15, "concurrency": 16}
+    assert plain == WEBHOOK | {"has_secret": True, "active": True, "version": 1, "timeout_s": 15, "concurrency": 16} | {
+        "preset": "hari"
+    }
     assert re.fullmatch(r"wh_[0-9a-f]{32}", made["id"])
     path = f"/webhooks/{made['id']}"
     later_on = {key: value for key, value in made.items() if key != "secret"} | {"headers": {"X-Team": "••••"}}

@@ -8,17 +8,20 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, insert, select, update
 
+from services.dispatcher.claim import claim
 from shared.db import Database
 from shared.errors import Refused, SettingsError
-from shared.model import State, Subscription, Trigger
+from shared.model import HARI, DeliveryTask, Format, State, Subscription, Trigger
+from shared.outgoing.presets import form_at
 from shared.secrets import SecretBox, new_key
-from shared.sql import later
+from shared.sql import later, now
 from shared.store import api_keys, deliveries, outbox, webhooks
 from shared.store.deliveries import Match
 from shared.store.paging import read_cursor
 from shared.tables import deliveries as d
 from shared.tables import metadata, versions
 from tests.builders import SECRET_KEY, a_new_webhook, an_event
+from tests.waiting import eventually
 
 BOX = SecretBox((SECRET_KEY,))
 KEY = "hari_0123456789abcdefghijklmnop"
@@ -302,3 +305,44 @@ def test_an_unknown_or_revoked_key_is_not_found(conn: Connection) -> None:
     assert api_keys.find(conn, api_keys.hash_of(KEY)) is None
     api_keys.ensure_first(conn, KEY)
     assert api_keys.find(conn, api_keys.hash_of(KEY)) is None  # a restart does not bring a revoked key back
+
+
+def test_an_edit_of_the_form_keeps_the_one_before_it_for_older_deliveries(conn: Connection) -> None:
+    made = webhooks.create(conn, BOX, a_new_webhook(preset="custom", template={"a": 1}, redirect="google-apps-script"))
+    first = Format("custom", '{"a":1}')
+    assert (made.format, made.former_formats, made.redirect) == (first, (), "google-apps-script")
+    # The database's clock must have moved on between delivery and edit: the time of the edit belongs to the new form.
+    waiting(conn, made.id, in_flight=False)
+    created_at = conn.execute(select(d.c.created_at)).scalar_one()
+    webhooks.change(conn, BOX, made.id, {"name": "same form"})
+    webhooks.change(conn, BOX, made.id, {"template": {"a": 1}})
+    assert webhooks.load(conn, BOX, [made.id])[made.id].former_formats == ()
+    eventually(lambda: conn.execute(select(now())).scalar_one() > created_at)
+    changed = webhooks.change(conn, BOX, made.id, {"preset": "slack"})
+    assert changed is not None
+    assert changed.format == Format("slack")
+    assert form_at(changed.former_formats, created_at) == first
+    assert form_at(changed.former_formats, conn.execute(select(now())).scalar_one()) is None
+    day = conn.execute(select(d.c.event_day)).scalar_one()
+    [claimed] = claim(conn, BOX, [DeliveryTask(f"dlv_{made.id}_False", day, 1, made.id)], None)
+    assert claimed.format == first
+
+
+def test_the_ten_forms_before_todays_are_kept(conn: Connection) -> None:
+    made = webhooks.create(conn, BOX, a_new_webhook(preset="custom", template=[0]))
+    for number in range(1, 13):
+        webhooks.change(conn, BOX, made.id, {"template": [number]})
+    kept = webhooks.load(conn, BOX, [made.id])[made.id]
+    assert kept.format.template == "[12]"
+    assert [form.template for _, form in kept.former_formats] == [f"[{number}]" for number in range(2, 12)]
+
+
+def test_a_form_that_does_not_fit_changes_nothing(conn: Connection) -> None:
+    with pytest.raises(Refused):
+        webhooks.create(conn, BOX, a_new_webhook(preset="custom"))
+    made = webhooks.create(conn, BOX, a_new_webhook())
+    with pytest.raises(Refused) as refused:
+        webhooks.change(conn, BOX, made.id, {"name": "other", "template": {}})
+    assert [error.pointer for error in refused.value.errors] == ["/template"]
+    assert webhooks.get(conn, BOX, made.id) == made
+    assert made.format is HARI

@@ -163,3 +163,52 @@ def test_timeouts_name_the_phase(https: bool, timings: Timings, interim: bool, s
     found, detail = problem_of(Failure(28, "x"), timeout_s=15, https=https, timings=timings, interim=interim)
     assert found is Problem.TIMEOUT
     assert says in detail
+
+
+ECHO = "https://script.googleusercontent.com/macros/echo?user_content_key=AbC"
+
+
+def at_apps_script(status: int, location: str | None) -> Outcome:
+    lines = [f"Location: {location}"] if location is not None else []
+    answer = an_answer(f"HTTP/1.1 {status} X", *lines, body=b"moved")
+    return outcome_of(
+        *(answer, status, None),
+        https=True,
+        timeout_s=15,
+        timings=CONNECTED,
+        duration_ms=3,
+        now_s=NOW_S,  # type: ignore[arg-type]
+        redirect="google-apps-script",
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "location", "ran"),
+    [
+        pytest.param(302, ECHO, True, id="302 to the script's answer"),
+        pytest.param(302, ECHO.upper().replace("HTTPS", "https"), True, id="a host has no case"),
+        pytest.param(302, "https://accounts.google.com/ServiceLogin", False, id="the sign-in page"),
+        pytest.param(302, "https://script.googleusercontent.com.evil.test/", False, id="a host that only begins so"),
+        pytest.param(302, "https://evil.test/script.googleusercontent.com", False, id="a path that says so"),
+        pytest.param(302, "/macros/echo", False, id="the same host"),
+        pytest.param(302, "https://[", False, id="no URL"),
+        pytest.param(302, None, False, id="no location"),
+        pytest.param(301, ECHO, False, id="301 is not how Apps Script answers"),
+        pytest.param(307, ECHO, False, id="307 asks for the POST again"),
+    ],
+)
+def test_apps_script_says_that_it_ran_by_one_redirect_alone(status: int, location: str | None, ran: bool) -> None:
+    found = at_apps_script(status, location)
+    assert found.succeeded is ran
+    assert (found.status, found.problem) == (status, None if ran else Problem.REDIRECT)
+    assert ("Anyone" in found.detail) is not ran
+
+
+def test_without_that_setting_its_redirect_is_a_failure() -> None:
+    found = outcome(an_answer("HTTP/1.1 302 X", f"Location: {ECHO}"), 302)
+    assert (found.succeeded, found.problem) == (False, Problem.REDIRECT)
+
+
+@pytest.mark.parametrize(("status", "succeeded"), [(200, True), (204, True), (404, False), (500, False)])
+def test_other_statuses_mean_at_apps_script_what_they_always_mean(status: int, succeeded: bool) -> None:
+    assert at_apps_script(status, None).succeeded is succeeded

@@ -63,10 +63,18 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "a header twice": ({"headers": {"X-A": "a", "x-a": "b"}}, "/headers/x-a", "is there twice"),
     "twenty-one headers": ({"headers": {f"X-{no}": "a" for no in range(21)}}, "/headers", "at most 20 headers"),
     "a field that is not enforced yet": (
-        {"preset": "slack"},
-        "/preset",
+        {"rate_limit": 1},
+        "/rate_limit",
         "unknown field; known are name, entity, event",
     ),
+    "an unknown preset": ({"preset": "teams"}, "/preset", "must be one of 'hari', 'standard'"),
+    "a preset that is null": ({"preset": None}, "/preset", "must be one of 'hari'"),
+    "a template with a wrong path": (
+        {"preset": "custom", "template": {"a": ["{{ recrod.name }}"]}},
+        "/template/a/0",
+        "a path begins with one of record",
+    ),
+    "an unknown redirect": ({"redirect": "follow"}, "/redirect", "must be one of 'google-apps-script'"),
     "a filter that is no object": ({"filter": "stage"}, "/filter", "must be an object of paths and conditions"),
     "a filter with an unknown operator": (
         {"filter": {"record.a": {"$like": 1}}},
@@ -89,6 +97,20 @@ def test_a_wrong_field_is_named(given: dict[str, Any], pointer: str, detail: str
     found = faults(form, body)
     assert list(found) == [pointer]
     assert detail in found[pointer]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"preset": "custom"}, "is required"),
+        ({"template": {}}, "needs preset"),
+        ({"preset": "slack", "template": 1}, "needs"),
+    ],
+)
+def test_a_new_webhook_needs_preset_and_template_together(given: dict[str, Any], says: str) -> None:
+    assert says in faults(WebhookForm, GOOD | given)["/template"]
+    # A change is judged with what is stored, under its lock.
+    assert read_webhook(WebhookChange, given, ("Deal",), no_faults) == (given, [])
 
 
 def test_a_secret_that_is_refused_is_not_repeated() -> None:

@@ -1,15 +1,17 @@
 """The exact bytes of a POST, and which secrets and headers may be saved."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import orjson
 import pytest
 
-from shared.model import Claimed, Request, Webhook
+from shared.model import Claimed, Format, Request, Webhook
 from shared.outgoing.checks import check_headers, check_secret
 from shared.outgoing.request import MASK, build_request, stored_headers
 from shared.signing import key_of, verify
-from tests.builders import a_webhook
+from tests.builders import a_webhook, an_event
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 NOW = datetime(2026, 11, 23, 10, 15, 30, 999_999, tzinfo=UTC)
@@ -206,3 +208,23 @@ def test_header_limits(headers: dict[str, str], pointer: str, says: str) -> None
     (problem,) = check_headers(headers)
     assert problem.pointer == pointer
     assert says in problem.detail
+
+
+def test_a_preset_is_rendered_signed_and_named() -> None:
+    webhook = a_webhook(secret="s3cret", format=Format("cloudevents"))
+    event = an_event()
+    claimed = replace(a_claimed(webhook, body=event.body), format=webhook.format)
+    request = build_request(claimed, NOW, version="1")
+    headers = dict(request.headers)
+    assert headers["Content-Type"] == "application/cloudevents+json"
+    assert orjson.loads(request.body)["data"] == event.payload
+    signed = [key_of("s3cret")], headers["webhook-id"], headers["webhook-timestamp"], request.body
+    verify(*signed, headers["webhook-signature"], now_s=NOW.timestamp())
+    assert (request.redirect, request.fault) == (None, None)
+
+
+def test_what_cannot_be_rendered_has_a_fault_and_no_body() -> None:
+    form = Format("custom", '"{{ record.name | date }}"')
+    request = build_request(replace(a_claimed(a_webhook(), body=an_event().body), format=form), NOW, version="1")
+    assert request.body == b""
+    assert "date cannot read 'Engine'" in (request.fault or "")
