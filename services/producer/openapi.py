@@ -40,6 +40,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         400: "Not JSON.",
         401: "No key, or a wrong one.",
         404: "No such thing.",
+        409: "Not in the state it is in now.",
         422: "A field or parameter cannot be used; `errors` names each.",
         503: "The database, the broker or a dispatcher is away; try again.",
     }.items()

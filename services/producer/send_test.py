@@ -61,6 +61,12 @@ async def send_test(parts: Parts, webhook: Webhook, user: Actor) -> TestResult:
     raise Unavailable("the dispatcher did not report in time; the delivery log will show what became of the test")
 
 
+async def ask_urgently(parts: Parts, task: DeliveryTask) -> None:
+    """Publish a task past every backlog. Never fails: its row is due, so that housekeeping would publish it."""
+    body, task_id = encode_task(task), f"{task.delivery_id}:{task.attempt_no}"
+    await parts.broker.publish([Message(parts.topology.deliver_exchange, "urgent", body, task_id)])
+
+
 def _create(conn: Connection, parts: Parts, webhook: Webhook, user: Actor) -> DeliveryTask:
     change = _CHANGE_OF.get(webhook.trigger, Change.UPDATED)
     record = sample(parts.entities[webhook.entity], at=utcnow())

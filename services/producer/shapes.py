@@ -122,6 +122,13 @@ class Delivery(_Delivery):
     attempts: list[Attempt]
 
 
+class Resent(Shape):
+    """The attempt that was asked for."""
+
+    id: str
+    attempt_no: int
+
+
 class ListedDelivery(_Delivery):
     attempt_count: int
     last_status: int | None
