@@ -114,6 +114,14 @@ def read_rotation(given: Any) -> tuple[str | None, int]:
     return secret, read.get("overlap_s", DEFAULT_OVERLAP_S)
 
 
+def read_form(form: type[BaseModel], given: Any) -> dict[str, Any]:
+    """The given fields of a form whose fields need no further look. Raises Refused naming every fault."""
+    read, errors = _read(form, given)
+    if errors:
+        raise Refused("some fields cannot be used", errors=errors)
+    return read
+
+
 def _read(form: type[BaseModel], given: Any) -> tuple[dict[str, Any], list[FieldError]]:
     """(the given fields that have the right form, what is wrong with the others)."""
     try:

@@ -129,6 +129,13 @@ class Resent(Shape):
     attempt_no: int
 
 
+class Counted(Shape):
+    """How many deliveries are made or sent again; `id` of the replay that works them off, when there is one."""
+
+    id: str = ""
+    count: int
+
+
 class ListedDelivery(_Delivery):
     attempt_count: int
     last_status: int | None
