@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, compile_path
 
-from services.producer import answers, deliveries_api, records_api, replays_api, webhooks_api
+from services.producer import answers, deliveries_api, explain_api, records_api, replays_api, webhooks_api
 from services.producer.auth import Keys, authenticate
 from services.producer.body import refuse_unknown_query
 from services.producer.counting import CountRequests
@@ -42,7 +42,7 @@ def create_app(deps: Deps) -> FastAPI:
     # Everything under /api asks for a key before it looks at anything else.
     checks = [Depends(authenticate), Depends(refuse_unknown_query)]
     api = APIRouter(prefix="/api/v1", dependencies=checks, responses=PROBLEMS)
-    routers = [part.router for part in (records_api, webhooks_api, deliveries_api, replays_api)]
+    routers = [part.router for part in (records_api, explain_api, webhooks_api, deliveries_api, replays_api)]
     for router in routers:
         api.include_router(router)
     app.include_router(api)

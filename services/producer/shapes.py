@@ -140,3 +140,41 @@ class ListedDelivery(_Delivery):
     attempt_count: int
     last_status: int | None
     last_error: str | None
+
+
+class ExplainedEvent(Shape):
+    id: str
+    entity: str
+    event: Literal["created", "updated", "deleted"]
+    record_id: str
+    created_at: str
+    dispatched: bool
+
+
+class Verdict(Shape):
+    """`clause`: the condition of the filter that does not hold. `delivery_id` once there is a delivery."""
+
+    webhook_id: str
+    name: str
+    verdict: Literal["sent", "filtered", "inactive", "wrong_event", "loop"]
+    clause: str = ""
+    delivery_id: str = ""
+    changed_since: bool
+
+
+class Explained(Shape):
+    event: ExplainedEvent
+    webhooks: list[Verdict]
+
+
+class DryMatch(Shape):
+    """`request` for what would be sent (the first hundred), and for the one webhook that was named."""
+
+    webhook_id: str
+    verdict: Literal["sent", "filtered", "inactive", "wrong_event"]
+    clause: str = ""
+    request: Request | None = None
+
+
+class DryRunAnswer(Shape):
+    matches: list[DryMatch]
