@@ -167,6 +167,7 @@ api_keys = Table(
     Column("name", Text, nullable=False),
     Column("prefix", Text, nullable=False),
     Column("key_hash", LargeBinary, nullable=False, unique=True),
+    Column("role", Text, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("revoked_at", UtcTime),
 )
@@ -218,4 +219,19 @@ replays = Table(
     Column("finished_at", UtcTime),
     Column("ended_because", Text),  # why it ended before its range did
     _partial("replays_unfinished", "stepped_at", where="finished_at IS NULL"),
+)
+
+# What a POST with an Idempotency-Key was answered, for a day. No answer yet: it is under way, or was lost with its
+# process.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("caller", Text, nullable=False),  # the API key's id: two callers may choose the same words
+    Column("key", Text, nullable=False),
+    Column("request_hash", LargeBinary, nullable=False),  # of method, path and body
+    Column("created_at", UtcTime, nullable=False),
+    Column("status", SmallInteger),
+    Column("answer", LargeBinary),  # headers and body, encrypted: it may show a new secret
+    PrimaryKeyConstraint("caller", "key"),
+    Index("idempotency_keys_oldest", "created_at"),
 )

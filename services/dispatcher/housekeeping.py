@@ -21,7 +21,7 @@ from shared.db import Database
 from shared.errors import Unavailable
 from shared.logs import logger
 from shared.model import Dead, DeliveryTask, Problem, Retry, State
-from shared.store import attempts, deliveries, outbox, replays, roles, upkeep
+from shared.store import attempts, deliveries, idempotency, outbox, replays, roles, upkeep
 from shared.store.attempts import AttemptRow
 from shared.store.deliveries import ClaimRow, Result
 from shared.store.upkeep import DueRow
@@ -248,6 +248,7 @@ class Housekeeper:
             if expired:
                 metrics.deliveries_dead.labels("expired").inc(expired)
                 _log.warning("delivery.expired", count=expired)
+            await self._database.run(idempotency.forget_old)
             await self._measure()
 
     async def _measure(self) -> None:

@@ -9,17 +9,20 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, compile_path
 
-from services.producer import answers, deliveries_api, explain_api, records_api, replays_api, webhooks_api
-from services.producer.auth import Keys, authenticate
+from services.producer import answers, deliveries_api, explain_api, keys_api, records_api, replays_api, webhooks_api
+from services.producer.auth import PREFIX, Keys, authenticate
 from services.producer.body import refuse_unknown_query
 from services.producer.counting import CountRequests
 from services.producer.deps import Deps, Given
+from services.producer.idempotency import Idempotency
 from services.producer.openapi import PROBLEMS, operation_id
 from shared.assembly import VERSION
 from shared.errors import Malformed, Refused, SettingsError, Unavailable
 
 DESCRIPTION = (
-    "Webhooks for a CRM. Problems are RFC 9457 `application/problem+json`; lists come newest first, by cursor."
+    "Webhooks for a CRM. Problems are RFC 9457 `application/problem+json`; lists come newest first, by cursor. "
+    "A POST with an `Idempotency-Key` has one effect: the same key and body within 24 hours get the same answer, "
+    "another body 422, and 409 while the first is under way. `If-Match` takes an `ETag` of ours."
 )
 
 
@@ -36,13 +39,14 @@ def create_app(deps: Deps) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
     )
+    app.add_middleware(Idempotency)
     app.add_middleware(CountRequests)
     app.state.deps = deps
     app.state.keys = Keys()
     # Everything under /api asks for a key before it looks at anything else.
     checks = [Depends(authenticate), Depends(refuse_unknown_query)]
-    api = APIRouter(prefix="/api/v1", dependencies=checks, responses=PROBLEMS)
-    routers = [part.router for part in (records_api, explain_api, webhooks_api, deliveries_api, replays_api)]
+    api = APIRouter(prefix=PREFIX, dependencies=checks, responses=PROBLEMS)
+    routers = [part.router for part in (records_api, explain_api, webhooks_api, deliveries_api, replays_api, keys_api)]
     for router in routers:
         api.include_router(router)
     app.include_router(api)

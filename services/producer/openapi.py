@@ -39,6 +39,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, why in {
         400: "Not JSON.",
         401: "No key, or a wrong one.",
+        403: "The key's role does not reach.",
         404: "No such thing.",
         409: "Not in the state it is in now.",
         422: "A field or parameter cannot be used; `errors` names each.",

@@ -178,3 +178,15 @@ class DryMatch(Shape):
 
 class DryRunAnswer(Shape):
     matches: list[DryMatch]
+
+
+class ApiKey(Shape):
+    """`key` in the answer that made it, and never again."""
+
+    id: str
+    name: str
+    role: Literal["viewer", "operator", "admin"]
+    prefix: str
+    created_at: str = ""
+    revoked_at: str = ""
+    key: str = ""

@@ -14,6 +14,7 @@ TABLES = (
     "api_keys",
     "attempts",
     "deliveries",
+    "idempotency_keys",
     "leases",
     "outbox",
     "parked_messages",
@@ -32,6 +33,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text, nullable=False),
         sa.Column("prefix", sa.Text, nullable=False),
         sa.Column("key_hash", sa.LargeBinary, nullable=False),
+        sa.Column("role", sa.Text, nullable=False),
         sa.Column("created_at", UtcTime, nullable=False),
         sa.Column("revoked_at", UtcTime),
         sa.PrimaryKeyConstraint("id"),
@@ -203,6 +205,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("webhooks_newest", "webhooks", ["created_at", "id"])
+    op.create_table(
+        "idempotency_keys",
+        sa.Column("caller", sa.Text, nullable=False),
+        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("request_hash", sa.LargeBinary, nullable=False),
+        sa.Column("created_at", UtcTime, nullable=False),
+        sa.Column("status", sa.SmallInteger),
+        sa.Column("answer", sa.LargeBinary),
+        sa.PrimaryKeyConstraint("caller", "key"),
+    )
+    op.create_index("idempotency_keys_oldest", "idempotency_keys", ["created_at"])
     op.create_table(
         "replays",
         sa.Column("id", sa.Text, nullable=False),
