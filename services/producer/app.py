@@ -9,7 +9,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, compile_path
 
-from services.producer import answers, deliveries_api, explain_api, keys_api, records_api, replays_api, webhooks_api
+from services.producer import (
+    answers,
+    deliveries_api,
+    explain_api,
+    hooks_api,
+    keys_api,
+    records_api,
+    replays_api,
+    webhooks_api,
+)
 from services.producer.auth import PREFIX, Keys, authenticate
 from services.producer.body import refuse_unknown_query
 from services.producer.counting import CountRequests
@@ -19,6 +28,7 @@ from services.producer.openapi import PROBLEMS, operation_id
 from shared.assembly import VERSION
 from shared.errors import Malformed, Refused, SettingsError, Unavailable
 
+PARTS = (records_api, webhooks_api, explain_api, deliveries_api, replays_api, keys_api, hooks_api)
 DESCRIPTION = (
     "Webhooks for a CRM. Problems are RFC 9457 `application/problem+json`; lists come newest first, by cursor. "
     "A POST with an `Idempotency-Key` has one effect: the same key and body within 24 hours get the same answer, "
@@ -46,7 +56,10 @@ def create_app(deps: Deps) -> FastAPI:
     # Everything under /api asks for a key before it looks at anything else.
     checks = [Depends(authenticate), Depends(refuse_unknown_query)]
     api = APIRouter(prefix=PREFIX, dependencies=checks, responses=PROBLEMS)
-    routers = [part.router for part in (records_api, explain_api, webhooks_api, deliveries_api, replays_api, keys_api)]
+    routers = [
+        part.router
+        for part in (records_api, explain_api, webhooks_api, deliveries_api, replays_api, keys_api, hooks_api)
+    ]
     for router in routers:
         api.include_router(router)
     app.include_router(api)

@@ -190,3 +190,7 @@ class ApiKey(Shape):
     created_at: str = ""
     revoked_at: str = ""
     key: str = ""
+
+
+class Hook(Shape):
+    id: str
