@@ -1,6 +1,7 @@
 """The producer's web application: mounts the routes, answers every error as a problem."""
 
 from re import Pattern
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -24,7 +25,7 @@ from services.producer.body import refuse_unknown_query
 from services.producer.counting import CountRequests
 from services.producer.deps import Deps, Given
 from services.producer.idempotency import Idempotency
-from services.producer.openapi import PROBLEMS, operation_id
+from services.producer.openapi import PROBLEMS, complete, operation_id
 from shared.assembly import VERSION
 from shared.errors import Malformed, Refused, SettingsError, Unavailable
 
@@ -36,11 +37,18 @@ DESCRIPTION = (
 )
 
 
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            complete(super().openapi())
+        return super().openapi()
+
+
 def create_app(deps: Deps) -> FastAPI:
     """The application over these parts. It opens nothing and closes nothing."""
     # FastAPI's documentation pages load scripts from a CDN, so they are off. /openapi.json needs no key: it says the
     # same for every installation, and client generators fetch it without one.
-    app = FastAPI(
+    app = _App(
         title="HARi Webhooks",
         version=VERSION,
         description=DESCRIPTION,
