@@ -1,6 +1,6 @@
 """/replays and /dead/redrive: many deliveries sent again. The request counts, housekeeping sends step by step."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -20,6 +20,7 @@ from shared.store.replays import EVENTS_A_STEP, Range
 from shared.store.resends import DeadFilter
 
 MOST_IDS = 1000
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # the year 1 of some time zones is one that Python cannot read back
 MOST_EVENTS = 1_000_000
 router = APIRouter(tags=["deliveries"])
 
@@ -61,6 +62,8 @@ async def redrive_dead(deps: Given, given: Body) -> Response:
             wrong = [FieldError(f"/{name}", "cannot be combined with delivery_ids") for name in read]
             raise Refused("give delivery_ids or a filter, not both", errors=wrong)
         return Json({"count": await deps.run(resends.redrive_ids, ids)}, 202)
+    if "since" in read:
+        read["since"] = max(read["since"], EARLIEST)
     wanted = DeadFilter(**read)
     if wanted.webhook_id is not None:
         await deps.run(replays.check_active, wanted.webhook_id)
@@ -83,7 +86,7 @@ async def replay_events(deps: Given, given: Body) -> Response:
         raise Refused("the range is empty", errors=[FieldError("/until", "must be after since")])
     await deps.run(replays.check_active, read["webhook_id"])
     until = min(read["until"], deps.now())  # what comes later is delivered anyway
-    wanted = Range(read["webhook_id"], read["since"], until, read.get("include_delivered", False))
+    wanted = Range(read["webhook_id"], max(read["since"], EARLIEST), until, read.get("include_delivered", False))
     start = await deps.run(replays.first_seq, wanted.since)
     count = await _count(deps, wanted, start)
     job = await deps.run(replays.add_replay, wanted, start) if count and not read.get("dry_run") else None

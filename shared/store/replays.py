@@ -58,7 +58,7 @@ def first_seq(conn: Connection, since: datetime) -> int:
     while low < high:
         middle = (low + high) // 2
         found = conn.execute(select(o.c.seq, o.c.created_at).where(o.c.seq <= middle).order_by(o.c.seq.desc()).limit(1))
-        if found.one().created_at < since - SLACK:
+        if found.one().created_at + SLACK < since:
             low = middle + 1
         else:
             high = middle

@@ -227,6 +227,16 @@ def test_replays_take_turns(api: Api) -> None:
         assert set(conn.execute(select(d.c.webhook_id)).scalars()) == {one, two}
 
 
+def test_a_range_may_begin_and_end_anywhere(api: Api) -> None:
+    webhook_id = a_webhook(api)
+    with api.database.transaction() as conn:
+        an_old_event(conn, webhook_id, State.DEAD, "evt_dead")
+    ever = {"since": "0001-01-01T00:00:00+14:00", "until": "9999-12-31T23:59:59-14:00"}
+    assert api.call("POST", "/replays", ever | {"webhook_id": webhook_id}, status=202)["count"] == 1
+    assert api.call("POST", "/dead/redrive", ever, status=202)["count"] == 1
+    assert sum(work_off(api)) == 1, "the second finds it sent again already"
+
+
 def test_bad_ranges_name_the_field(api: Api) -> None:
     body = {"webhook_id": "wh_1", "since": "2026-01-02T00:00:00Z", "until": LONG_AGO}
     assert errors(api.call("POST", "/replays", body, status=422)) == {"/until": "must be after since"}
