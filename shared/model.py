@@ -29,6 +29,19 @@ class Trigger(StrEnum):
     DELETE = "delete"
 
 
+class Role(StrEnum):
+    """What a caller may do: look; send again and change records; change settings. Each includes those before it."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+    def may(self, needed: "Role") -> bool:
+        """Whether this role includes `needed`."""
+        order = list(Role)
+        return order.index(self) >= order.index(needed)
+
+
 TRIGGERS_OF = {
     Change.CREATED: (Trigger.SAVE, Trigger.CREATE),
     Change.UPDATED: (Trigger.SAVE, Trigger.UPDATE),

@@ -119,9 +119,11 @@ deliveries = Table(
     Column("checks", SmallInteger, nullable=False),  # how often it has published it again
     Column("last_status", SmallInteger),
     Column("last_error", Text),
+    Column("resent_at", UtcTime),  # when a person last asked for a new round
     PrimaryKeyConstraint("event_day", "id"),
     Index("deliveries_of_webhook", "webhook_id", "created_at", "id"),
     Index("deliveries_newest", "created_at", "id"),
+    _partial("deliveries_dead", "created_at", "id", where="state = 'dead'"),
     _partial("deliveries_to_check", "check_at", where="check_at IS NOT NULL"),
     _partial("deliveries_in_turn", "webhook_id", "created_at", where="state = 'waiting' AND next_attempt_at IS NULL"),
 )
@@ -169,6 +171,7 @@ api_keys = Table(
     Column("name", Text, nullable=False),
     Column("prefix", Text, nullable=False),
     Column("key_hash", LargeBinary, nullable=False, unique=True),
+    Column("role", Text, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("revoked_at", UtcTime),
 )
@@ -197,4 +200,42 @@ processes = Table(
     Column("id", Text, primary_key=True),
     Column("role", Text, nullable=False),
     Column("seen_at", UtcTime, nullable=False),
+)
+
+# What a person asked to be sent again, in ranges too long for one request: housekeeping works them off step by step.
+# The cursor moves in the transaction of its step, so that a crash repeats nothing and loses nothing.
+replays = Table(
+    "replays",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),  # "replay" of events, or "redrive" of dead deliveries
+    Column("webhook_id", Text),
+    Column("since", UtcTime),
+    Column("until", UtcTime, nullable=False),
+    Column("reason", Text),
+    Column("include_delivered", Boolean, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("stepped_at", UtcTime, nullable=False),
+    Column("after_seq", BigInteger),  # of a replay: the last event looked at
+    Column("after_at", UtcTime),  # of a redrive: the last delivery
+    Column("after_id", Text),
+    Column("sent_count", BigInteger, nullable=False),
+    Column("finished_at", UtcTime),
+    Column("ended_because", Text),  # why it ended before its range did
+    _partial("replays_unfinished", "stepped_at", where="finished_at IS NULL"),
+)
+
+# What a POST with an Idempotency-Key was answered, for a day. No answer yet: it is under way, or was lost with its
+# process.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("caller", Text, nullable=False),  # the API key's id: two callers may choose the same words
+    Column("key", Text, nullable=False),
+    Column("request_hash", LargeBinary, nullable=False),  # of method, path and body
+    Column("created_at", UtcTime, nullable=False),
+    Column("status", SmallInteger),
+    Column("answer", LargeBinary),  # headers and body, encrypted: it may show a new secret
+    PrimaryKeyConstraint("caller", "key"),
+    Index("idempotency_keys_oldest", "created_at"),
 )

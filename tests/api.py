@@ -16,7 +16,7 @@ from shared.db import Database
 from shared.egress import EgressRules
 from shared.entities import read_entities
 from shared.migrate import migrate
-from shared.model import Actor, Webhook
+from shared.model import Actor, DeliveryTask, Webhook
 from shared.secrets import SecretBox
 from shared.store import api_keys
 from tests.builders import SECRET_KEY
@@ -26,17 +26,21 @@ NAMES = {"example.com": ("93.184.215.14",), "inside.example.com": ("10.0.0.5",),
 
 
 class Api:
-    """`call` for the API's own paths; `notified` lists the wake-ups, `tested` the webhooks whose test was asked for."""
+    """`call` for the API's own paths; `notified` lists the wake-ups, `tested` the webhooks whose test was asked for,
+    `asked` the tasks that went to the urgent queue."""
 
     def __init__(self, url: str) -> None:
         self.database = Database(url)
         migrate(self.database)
         self.box = SecretBox((SECRET_KEY,))
         self.notified: list[str] = []
+        self.asked: list[DeliveryTask] = []
         self.tested: list[tuple[Webhook, Actor]] = []
         self.test_answer: Met | Exception = Met("dlv_test", 200, None, 12.5, b"ok")
         self.troubles: dict[str, str] = {}
         self.slow_name_answers = threading.Event()
+        self.test_may_end = threading.Event()
+        self.test_may_end.set()
         with self.database.transaction() as conn:
             api_keys.ensure_first(conn, KEY)
         self._session = requests.Session()
@@ -51,9 +55,13 @@ class Api:
 
     async def _test(self, webhook: Webhook, user: Actor) -> Met:
         self.tested.append((webhook, user))
+        await asyncio.to_thread(self.test_may_end.wait, 20)
         if isinstance(self.test_answer, Exception):
             raise self.test_answer
         return self.test_answer
+
+    async def _ask(self, task: DeliveryTask) -> None:
+        self.asked.append(task)
 
     def _resolve(self, host: str) -> Sequence[str]:
         if host == "slow.example.com":
@@ -70,6 +78,7 @@ class Api:
             rules=EgressRules(),
             entities=read_entities(),
             send_test=self._test,
+            ask_urgently=self._ask,
             resolve=self._resolve,
             troubles=lambda: self.troubles,
         )
@@ -91,6 +100,7 @@ class Api:
     def close(self) -> None:
         self._session.close()
         self.slow_name_answers.set()
+        self.test_may_end.set()
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(20)
         self.database.close()

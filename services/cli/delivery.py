@@ -52,6 +52,16 @@ def show_(id: Annotated[str, typer.Argument(help="dlv_...")], json: Json = False
     print_delivery(answer)
 
 
+@app.command()
+def resend(id: Annotated[str, typer.Argument(help="dlv_...")], json: Json = False) -> None:
+    """Make the next attempt now; a dead or cancelled delivery begins a new round."""
+    answer = Api().call("POST", f"/deliveries/{id}/resend")
+    if json:
+        show(answer, True)
+    else:
+        typer.echo(f"attempt {answer['attempt_no']} of {id} is on its way")
+
+
 def print_delivery(answer: Any) -> None:
     """One delivery and its attempts as a person reads them."""
     typer.echo(f"{answer['id']}  {answer['entity']} {answer['event']}  {answer['state']}  {answer.get('reason') or ''}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli import delivery, record, webhook
+from services.cli import dead, delivery, event, key, record, webhook
 from shared.errors import HariError
 
 app = typer.Typer(
@@ -17,6 +17,10 @@ app = typer.Typer(
 app.add_typer(webhook.app, name="webhook")
 app.add_typer(record.app, name="record")
 app.add_typer(delivery.app, name="delivery")
+app.add_typer(dead.app, name="dead")
+app.add_typer(event.app, name="event")
+app.add_typer(key.app, name="key")
+app.command()(event.replay)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 

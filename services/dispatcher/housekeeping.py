@@ -21,7 +21,7 @@ from shared.db import Database
 from shared.errors import Unavailable
 from shared.logs import logger
 from shared.model import Dead, DeliveryTask, Problem, Retry, State
-from shared.store import attempts, deliveries, outbox, roles, upkeep
+from shared.store import attempts, deliveries, idempotency, outbox, replays, roles, upkeep
 from shared.store.attempts import AttemptRow
 from shared.store.deliveries import ClaimRow, Result
 from shared.store.upkeep import DueRow
@@ -32,6 +32,7 @@ LEASE_S = 8.0
 LONGEST_TIMEOUT_S = 30
 OVERDUE_S = 3.0
 RARELY_S = 60.0
+FULL_TICK = 500
 FULL_SWEEP_S = 300.0
 RECENT_S = 600.0
 LEASE_NAME = "housekeeping"
@@ -134,6 +135,7 @@ class Housekeeper:
         self._longest_lease_s = lease_s or LONGEST_TIMEOUT_S + deliveries.LEASE_MARGIN_S
         self._reconcile_after_s = reconcile_after_s
         self._connected_since: float | None = None
+        self._due_is_full = False
         self._rarely_at = self._sweep_at = self._overdue_at = 0.0
 
     async def run(self) -> None:
@@ -168,6 +170,7 @@ class Housekeeper:
         await self._publish_due()
         await self._give_back_overdue()
         await self._sweep()
+        await self._replay()
 
     async def _close_expired(self) -> None:
         # A database that was away has kept results from being recorded: give their owners one lease to come back.
@@ -196,6 +199,7 @@ class Housekeeper:
         if not self._broker.connected:
             return
         tasks = await self._database.run(take_due, self._reconcile_after_s)
+        self._due_is_full = len(tasks) >= FULL_TICK
         if not tasks:
             return
         failpoint.reach("due.committed")
@@ -208,6 +212,14 @@ class Housekeeper:
         _log.info("task.published", count=len(tasks) - len(failed), failed=len(failed))
         if failed:
             await self._database.run(upkeep.publish_by_row, failed)
+
+    async def _replay(self) -> None:
+        """One step of one replay or redrive a tick; none while what is due already fills one."""
+        if self._due_is_full:
+            return
+        count = await self._database.run(replays.step)
+        if count:
+            _log.info("replay.stepped", count=count)
 
     async def _give_back_overdue(self) -> None:
         at = time.monotonic()
@@ -236,6 +248,7 @@ class Housekeeper:
             if expired:
                 metrics.deliveries_dead.labels("expired").inc(expired)
                 _log.warning("delivery.expired", count=expired)
+            await self._database.run(idempotency.forget_old)
             await self._measure()
 
     async def _measure(self) -> None:

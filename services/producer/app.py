@@ -1,6 +1,7 @@
 """The producer's web application: mounts the routes, answers every error as a problem."""
 
 from re import Pattern
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -9,25 +10,45 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, compile_path
 
-from services.producer import answers, deliveries_api, records_api, webhooks_api
-from services.producer.auth import Keys, authenticate
+from services.producer import (
+    answers,
+    deliveries_api,
+    explain_api,
+    hooks_api,
+    keys_api,
+    records_api,
+    replays_api,
+    webhooks_api,
+)
+from services.producer.auth import PREFIX, Keys, authenticate
 from services.producer.body import refuse_unknown_query
 from services.producer.counting import CountRequests
 from services.producer.deps import Deps, Given
-from services.producer.openapi import PROBLEMS, operation_id
+from services.producer.idempotency import Idempotency
+from services.producer.openapi import PROBLEMS, complete, operation_id
 from shared.assembly import VERSION
 from shared.errors import Malformed, Refused, SettingsError, Unavailable
 
+PARTS = (records_api, webhooks_api, explain_api, deliveries_api, replays_api, keys_api, hooks_api)
 DESCRIPTION = (
-    "Webhooks for a CRM. Problems are RFC 9457 `application/problem+json`; lists come newest first, by cursor."
+    "Webhooks for a CRM. Problems are RFC 9457 `application/problem+json`; lists come newest first, by cursor. "
+    "A POST with an `Idempotency-Key` has one effect: the same key and body within 24 hours get the same answer, "
+    "another body 422, and 409 while the first is under way. `If-Match` takes an `ETag` of ours."
 )
+
+
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            complete(super().openapi())
+        return super().openapi()
 
 
 def create_app(deps: Deps) -> FastAPI:
     """The application over these parts. It opens nothing and closes nothing."""
     # FastAPI's documentation pages load scripts from a CDN, so they are off. /openapi.json needs no key: it says the
     # same for every installation, and client generators fetch it without one.
-    app = FastAPI(
+    app = _App(
         title="HARi Webhooks",
         version=VERSION,
         description=DESCRIPTION,
@@ -36,13 +57,17 @@ def create_app(deps: Deps) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
     )
+    app.add_middleware(Idempotency)
     app.add_middleware(CountRequests)
     app.state.deps = deps
     app.state.keys = Keys()
     # Everything under /api asks for a key before it looks at anything else.
     checks = [Depends(authenticate), Depends(refuse_unknown_query)]
-    api = APIRouter(prefix="/api/v1", dependencies=checks, responses=PROBLEMS)
-    routers = [part.router for part in (records_api, webhooks_api, deliveries_api)]
+    api = APIRouter(prefix=PREFIX, dependencies=checks, responses=PROBLEMS)
+    routers = [
+        part.router
+        for part in (records_api, explain_api, webhooks_api, deliveries_api, replays_api, keys_api, hooks_api)
+    ]
     for router in routers:
         api.include_router(router)
     app.include_router(api)

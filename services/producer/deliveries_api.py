@@ -12,7 +12,7 @@ from services.producer.deps import Given
 from services.producer.records_api import Cursor, Limit
 from shared.errors import Refused
 from shared.model import Change, State
-from shared.store import delivery_log
+from shared.store import delivery_log, resends
 from shared.store.delivery_log import Filter
 from shared.store.paging import read_cursor
 
@@ -63,6 +63,20 @@ async def get_delivery(delivery_id: str, deps: Given) -> Response:
     if found is None:
         raise Refused(f"there is no delivery with the id {delivery_id}", status=404)
     return Json(found)
+
+
+@router.post("/deliveries/{delivery_id}/resend", status_code=202, response_model=shapes.Resent)
+async def resend_delivery(delivery_id: str, deps: Given) -> Response:
+    """Make the next attempt now, with the same webhook-id and body.
+
+    A dead or cancelled delivery begins a new round with the full schedule; of a delivered one it is a single attempt.
+    409 while an attempt is in flight, and for an inactive or deleted webhook.
+    """
+    task = await deps.run(resends.resend, delivery_id)
+    if task is None:
+        raise Refused(f"there is no delivery with the id {delivery_id}", status=404)
+    await deps.ask_urgently(task)
+    return Json({"id": delivery_id, "attempt_no": task.attempt_no}, 202)
 
 
 @router.get("/dead", response_model=shapes.Page[shapes.ListedDelivery])

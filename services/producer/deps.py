@@ -16,7 +16,7 @@ from shared.dns import lookup
 from shared.egress import EgressRules
 from shared.entities import Entities
 from shared.errors import Unavailable
-from shared.model import Actor, Webhook
+from shared.model import Actor, DeliveryTask, Webhook
 from shared.secrets import SecretBox
 
 T = TypeVar("T")
@@ -32,7 +32,10 @@ class Notify(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Deps:
-    """`resolve` gives a name's addresses or raises OSError; `troubles` names the parts that are not ready, and why."""
+    """`resolve` gives a name's addresses or raises OSError; `troubles` names the parts that are not ready, and why.
+
+    `ask_urgently` publishes a task whose row is committed; it never fails, because housekeeping publishes what is due.
+    """
 
     database: Database
     wakeups: Notify
@@ -40,6 +43,7 @@ class Deps:
     rules: EgressRules
     entities: Entities
     send_test: Callable[[Webhook, Actor], Awaitable[TestResult]]
+    ask_urgently: Callable[[DeliveryTask], Awaitable[None]]
     timeout_s: int = 15
     resolve: Callable[[str], Sequence[str]] = lookup
     now: Callable[[], datetime] = utcnow

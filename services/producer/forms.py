@@ -101,8 +101,7 @@ def read_webhook(
     `check_url` gives (errors, warnings) for a URL.
     """
     read, errors = _read(form, given)
-    if "name" in read and (not read["name"].strip() or _CONTROL & set(read["name"])):
-        errors.append(FieldError("/name", "must not be blank and must not hold control characters"))
+    errors += check_name(read.get("name", "-"))
     if "entity" in read and read["entity"] not in entities:
         errors.append(FieldError("/entity", f"must be one of {', '.join(sorted(entities))}"))
     if read.get("secret") is not None:
@@ -135,6 +134,21 @@ def read_rotation(given: Any) -> tuple[str | None, int]:
     if errors:
         raise Refused("some fields cannot be used", errors=errors)
     return secret, read.get("overlap_s", DEFAULT_OVERLAP_S)
+
+
+def check_name(name: str) -> list[FieldError]:
+    """What is wrong with a name for people."""
+    if name.strip() and not _CONTROL & set(name):
+        return []
+    return [FieldError("/name", "must not be blank and must not hold control characters")]
+
+
+def read_form(form: type[BaseModel], given: Any) -> dict[str, Any]:
+    """The given fields of a form whose fields need no further look. Raises Refused naming every fault."""
+    read, errors = _read(form, given)
+    if errors:
+        raise Refused("some fields cannot be used", errors=errors)
+    return read
 
 
 def _read(form: type[BaseModel], given: Any) -> tuple[dict[str, Any], list[FieldError]]:

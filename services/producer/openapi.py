@@ -34,16 +34,54 @@ _PROBLEM = {
         "errors": {"type": "array", "items": _FAULT},
     },
 }
+
+
+def _problem(why: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": why, "content": {"application/problem+json": {"schema": schema}}}
+
+
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": why, "content": {"application/problem+json": {"schema": _PROBLEM}}}
+    status: _problem(why)
     for status, why in {
         400: "Not JSON.",
         401: "No key, or a wrong one.",
+        403: "The key's role does not reach.",
         404: "No such thing.",
+        409: "Not in the state it is in now.",
         422: "A field or parameter cannot be used; `errors` names each.",
         503: "The database, the broker or a dispatcher is away; try again.",
     }.items()
 }
+
+
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "The same key and request within 24 hours have one effect and get the same answer.",
+}
+_IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "schema": _TEXT,
+    "description": "An ETag of ours; 412 when there is another version by now.",
+}
+_VERSIONED = ("/records/{entity}/{record_id}", "/webhooks/{webhook_id}")
+
+
+def complete(document: dict[str, Any]) -> None:
+    """Add what FastAPI cannot see: the shape of problems, and the headers that are read elsewhere."""
+    document["components"]["schemas"]["Problem"] = _PROBLEM
+    for path, calls in document["paths"].items():
+        for method, call in calls.items():
+            if method == "post":
+                call.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
+            if method in ("patch", "delete") and path.endswith(_VERSIONED):
+                call.setdefault("parameters", []).append(_IF_MATCH)
+                call["responses"]["412"] = _problem("Another version by now.")
 
 
 def operation_id(route: APIRoute) -> str:

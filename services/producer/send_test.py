@@ -11,10 +11,10 @@ from sqlalchemy import Connection, select
 from shared.assembly import Parts
 from shared.broker.port import Message
 from shared.clock import utcnow
-from shared.entities import sample
+from shared.entities import Entity, sample
 from shared.errors import Refused, Unavailable
 from shared.ids import delivery_id, new_id
-from shared.model import Actor, Change, DeliveryTask, State, Trigger, Webhook
+from shared.model import Actor, Change, DeliveryTask, Event, State, Trigger, Webhook
 from shared.store import deliveries, outbox, roles
 from shared.tables import attempts
 from shared.tables import deliveries as d
@@ -65,6 +65,12 @@ async def send_test(parts: Parts, webhook: Webhook, user: Actor) -> TestResult:
     raise Unavailable("the dispatcher did not report in time; the delivery log will show what became of the test")
 
 
+async def ask_urgently(parts: Parts, task: DeliveryTask) -> None:
+    """Publish a task past every backlog. Never fails: its row is due, so that housekeeping would publish it."""
+    body, task_id = encode_task(task), f"{task.delivery_id}:{task.attempt_no}"
+    await parts.broker.publish([Message(parts.topology.deliver_exchange, "urgent", body, task_id)])
+
+
 def pauses_s() -> Iterator[float]:
     """How long to wait before each next look, without end: short for an endpoint that answers at once, and growing, so
     that a slow one costs few questions and is still seen within a quarter of a second."""
@@ -74,20 +80,24 @@ def pauses_s() -> Iterator[float]:
         pause_s = min(pause_s * 1.2, LONGEST_POLL_S)
 
 
-def _create(conn: Connection, parts: Parts, webhook: Webhook, user: Actor) -> DeliveryTask:
-    change = _CHANGE_OF.get(webhook.trigger, Change.UPDATED)
-    record = sample(parts.entities[webhook.entity], at=utcnow())
+def sample_event(entity: Entity, trigger: Trigger, user: Actor, *, test: bool) -> Event:
+    """An event that never happened, as a webhook with this trigger would get it."""
+    record = sample(entity, at=utcnow())
     previous = {name: None for name in list(record) if name not in ("id", "version", "created_at", "updated_at")}
-    event = new_event(
+    return new_event(
         event_id=new_id("evt"),
-        change=change,
-        entity=webhook.entity,
+        change=_CHANGE_OF.get(trigger, Change.UPDATED),
+        entity=entity.name,
         record=record,
         timestamp=utcnow(),
         user=user,
         previous=dict(list(previous.items())[:1]),
-        test=True,
+        test=test,
     )
+
+
+def _create(conn: Connection, parts: Parts, webhook: Webhook, user: Actor) -> DeliveryTask:
+    event = sample_event(parts.entities[webhook.entity], webhook.trigger, user, test=True)
     outbox.append(conn, [event], published=True)
     outbox.mark_dispatched(conn, [outbox.lock_known(conn, [event.id])[event.id].seq])
     found = delivery_id(event.id, webhook.id)

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from services.producer.app import create_app
 from services.producer.connections import GuardedConnection
 from services.producer.deps import Deps
-from services.producer.send_test import send_test
+from services.producer.send_test import ask_urgently, send_test
 from shared.assembly import Parts
 from shared.errors import SettingsError, Unavailable
 from shared.logs import logger
@@ -50,6 +50,7 @@ async def serve(
             rules=parts.rules,
             entities=parts.entities,
             send_test=partial(send_test, parts),
+            ask_urgently=partial(ask_urgently, parts),
             timeout_s=settings.delivery_timeout_s,
             troubles=troubles,
         )

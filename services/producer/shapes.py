@@ -125,7 +125,75 @@ class Delivery(_Delivery):
     attempts: list[Attempt]
 
 
+class Resent(Shape):
+    """The attempt that was asked for."""
+
+    id: str
+    attempt_no: int
+
+
+class Counted(Shape):
+    """How many deliveries are made or sent again; `id` of the replay that works them off, when there is one."""
+
+    id: str = ""
+    count: int
+
+
 class ListedDelivery(_Delivery):
     attempt_count: int
     last_status: int | None
     last_error: str | None
+
+
+class ExplainedEvent(Shape):
+    id: str
+    entity: str
+    event: Literal["created", "updated", "deleted"]
+    record_id: str
+    created_at: str
+    dispatched: bool
+
+
+class Verdict(Shape):
+    """`clause`: the condition of the filter that does not hold. `delivery_id` once there is a delivery."""
+
+    webhook_id: str
+    name: str
+    verdict: Literal["sent", "filtered", "inactive", "wrong_event", "loop"]
+    clause: str = ""
+    delivery_id: str = ""
+    changed_since: bool
+
+
+class Explained(Shape):
+    event: ExplainedEvent
+    webhooks: list[Verdict]
+
+
+class DryMatch(Shape):
+    """`request` for what would be sent (the first hundred), and for the one webhook that was named."""
+
+    webhook_id: str
+    verdict: Literal["sent", "filtered", "inactive", "wrong_event"]
+    clause: str = ""
+    request: Request | None = None
+
+
+class DryRunAnswer(Shape):
+    matches: list[DryMatch]
+
+
+class ApiKey(Shape):
+    """`key` in the answer that made it, and never again."""
+
+    id: str
+    name: str
+    role: Literal["viewer", "operator", "admin"]
+    prefix: str
+    created_at: str = ""
+    revoked_at: str = ""
+    key: str = ""
+
+
+class Hook(Shape):
+    id: str

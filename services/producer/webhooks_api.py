@@ -34,7 +34,7 @@ router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 @router.post("", status_code=201, response_model=shapes.Webhook, openapi_extra=body_of(WebhookForm))
 async def create_webhook(deps: Given, given: Body) -> Response:
     """Create an outgoing webhook; the answer shows its secret for the last time."""
-    values, warnings = await _read(WebhookForm, given, deps)
+    values, warnings = await read_given(WebhookForm, given, deps)
     new = NewWebhook(**{"timeout_s": deps.timeout_s, **values})
     webhook = await deps.run(webhooks.create, deps.box, new)
     deps.wakeups.notify("webhooks")
@@ -66,7 +66,7 @@ async def get_webhook(webhook_id: str, deps: Given) -> Response:
 @router.patch("/{webhook_id}", response_model=shapes.Webhook, openapi_extra=body_of(WebhookChange, change=True))
 async def change_webhook(webhook_id: str, deps: Given, given: Body, if_version: IfVersion) -> Response:
     """Change some settings; `active` false cancels what waits, a new secret takes the old one's place at once."""
-    values, warnings = await _read(WebhookChange, given, deps)
+    values, warnings = await read_given(WebhookChange, given, deps)
     if not values:
         return await get_webhook(webhook_id, deps)
     webhook = _found(webhook_id, await deps.run(webhooks.change, deps.box, webhook_id, values, if_version=if_version))
@@ -132,7 +132,8 @@ def shown(webhook: Webhook, just_set: Collection[str] = (), warnings: Sequence[F
     return answer
 
 
-async def _read(form: type[WebhookChange], given: Any, deps: Deps) -> tuple[JsonObject, list[FieldError]]:
+async def read_given(form: type[WebhookChange], given: Any, deps: Deps) -> tuple[JsonObject, list[FieldError]]:
+    """(the settings given, warnings); its URL is resolved and vetted. Raises Refused."""
     url = given.get("url") if isinstance(given, dict) else None
     addresses = await _resolve(url, deps) if isinstance(url, str) else ()
     return read_webhook(form, given, deps.entities, lambda text: check_at_save(text, lambda _: addresses, deps.rules))

@@ -9,8 +9,11 @@ from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from shared.clock import rfc3339
 from shared.ids import new_id
+from shared.model import Json, Role
 from shared.sql import now
+from shared.store.paging import After, AnyRow, Page, newest_first, page_of
 from shared.tables import api_keys as k
 from shared.tables import versions
 
@@ -24,6 +27,7 @@ class ApiKey:
     id: str
     name: str
     prefix: str
+    role: Role = Role.ADMIN
 
 
 def new_key() -> str:
@@ -35,18 +39,37 @@ def hash_of(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def create(conn: Connection, name: str, key: str) -> ApiKey:
+def create(conn: Connection, name: str, key: str, role: Role = Role.ADMIN) -> ApiKey:
     """Store `key`, which nobody can read back from here."""
     row = {"id": new_id("key"), "name": name, "prefix": key[:PREFIX_LENGTH]}
-    conn.execute(insert(k).values(key_hash=hash_of(key), created_at=now(), **row))
-    return ApiKey(**row)
+    conn.execute(insert(k).values(key_hash=hash_of(key), role=role.value, created_at=now(), **row))
+    return ApiKey(**row, role=role)
+
+
+def newest(conn: Connection, *, limit: int, after: After | None = None) -> Page[Json]:
+    """Keys as the API lists them, revoked ones included, newest first."""
+    columns = (k.c.id, k.c.name, k.c.prefix, k.c.role, k.c.created_at, k.c.revoked_at)
+    statement = newest_first(select(*columns), k.c.created_at, k.c.id, limit=limit, after=after)
+    return page_of(conn.execute(statement).all(), limit, _listed)
+
+
+def _listed(row: AnyRow) -> Json:
+    shown: Json = {"id": row.id, "name": row.name, "role": row.role, "prefix": row.prefix}
+    shown["created_at"] = rfc3339(row.created_at)
+    return shown if row.revoked_at is None else shown | {"revoked_at": rfc3339(row.revoked_at)}
 
 
 def find(conn: Connection, key_hash: bytes) -> ApiKey | None:
     """The key with this hash, unless it is unknown or revoked."""
-    statement = select(k.c.id, k.c.name, k.c.prefix).where(k.c.key_hash == key_hash, k.c.revoked_at.is_(None))
-    found = conn.execute(statement).one_or_none()
-    return None if found is None else ApiKey(*found)
+    columns = (k.c.id, k.c.name, k.c.prefix, k.c.role)
+    found = conn.execute(select(*columns).where(k.c.key_hash == key_hash, k.c.revoked_at.is_(None))).one_or_none()
+    return None if found is None else ApiKey(found.id, found.name, found.prefix, Role(found.role))
+
+
+def lock_admins(conn: Connection) -> list[str]:
+    """The ids of the live keys of admins, locked until the transaction ends, so that two cannot revoke each other."""
+    living = select(k.c.id).where(k.c.role == Role.ADMIN.value, k.c.revoked_at.is_(None)).order_by(k.c.id)
+    return list(conn.execute(living.with_for_update() if conn.dialect.name == "postgresql" else living).scalars())
 
 
 def revoke(conn: Connection, key_id: str) -> bool:
@@ -62,7 +85,7 @@ def ensure_first(conn: Connection, given: str | None) -> str | None:
     """
     if given is not None:
         insert_new = sqlite_insert if conn.dialect.name == "sqlite" else postgresql_insert
-        row = {"id": new_id("key"), "name": "bootstrap", "prefix": given[:PREFIX_LENGTH]}
+        row = {"id": new_id("key"), "name": "bootstrap", "prefix": given[:PREFIX_LENGTH], "role": Role.ADMIN.value}
         statement = insert_new(k).values(key_hash=hash_of(given), created_at=now(), **row)
         conn.execute(statement.on_conflict_do_nothing(index_elements=["key_hash"]))
         return None

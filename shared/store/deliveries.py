@@ -1,7 +1,7 @@
 """Deliveries: created at dispatch, claimed for one attempt at a time, ended once. The claim fences every race.
 
-A row is live while `check_at` is set. In flight: `lease_until` set. Waiting for a time: `next_attempt_at` set. Waiting
-for its turn (its webhook was at its cap): neither.
+A row is live while `check_at` is set (a delivered one: while a person's resend of it is open). In flight: `lease_until`
+set. Waiting for a time: `next_attempt_at` set. Waiting for its turn (its webhook was at its cap): neither.
 """
 
 from collections.abc import Collection, Sequence
@@ -39,6 +39,14 @@ LEASE_MARGIN_S = 15
 TURN_CHECK_S = 10
 IN_TURN = "its webhook is at its limit of concurrent requests"
 LIVE = (State.PENDING.value, State.WAITING.value)
+DELIVERED = State.DELIVERED.value
+# An attempt is asked for, or will be: the live states, and what was delivered and a person wants once more.
+AWAITED = or_(d.c.state.in_(LIVE), and_(d.c.state == DELIVERED, d.c.check_at.is_not(None)))
+
+
+def _unless_delivered(value: Any, kept: Any = None) -> Any:
+    """`value`, or `kept` in a row that was delivered before: what a resend meets changes its attempts only."""
+    return case((d.c.state == DELIVERED, null() if kept is None else kept), else_=value)
 
 
 class Match(NamedTuple):
@@ -148,7 +156,7 @@ def insert_matches(conn: Connection, matches: Sequence[Match], lease_s: float | 
 
 def _claimed_values(attempt_no: Any) -> dict[str, Any]:
     return {
-        "state": State.PENDING.value,
+        "state": _unless_delivered(State.PENDING.value, DELIVERED),
         "reason": null(),
         "attempt_no": attempt_no,
         "claimed_at": now(),
@@ -162,7 +170,7 @@ def _claimed_values(attempt_no: Any) -> dict[str, Any]:
 @cache
 def _claim(dialect: str) -> Executable:
     t = _TASKS.table(dialect)
-    free = and_(d.c.state.in_(LIVE), d.c.lease_until.is_(None), d.c.attempt_no == t.c.attempt_no - 1)
+    free = and_(AWAITED, d.c.lease_until.is_(None), d.c.attempt_no == t.c.attempt_no - 1)
     allowed = and_(w.c.id == d.c.webhook_id, w.c.deleted_at.is_(None), or_(w.c.active, d.c.test))
     return (
         update(d)
@@ -270,15 +278,15 @@ def _apply_results(dialect: str) -> Executable:
     return (
         update(d)
         .where(d.c.event_day == r.c.event_day, d.c.id == r.c.id, d.c.attempt_no == r.c.attempt_no)
-        .where(d.c.state == State.PENDING.value, d.c.lease_until.is_not(None))
+        .where(d.c.state.in_((State.PENDING.value, DELIVERED)), d.c.lease_until.is_not(None))
         .values(
-            state=r.c.state,
-            reason=r.c.reason,
+            state=_unless_delivered(r.c.state, DELIVERED),
+            reason=_unless_delivered(r.c.reason),
             failures=r.c.failures,
             unknowns=r.c.unknowns,
             lease_until=null(),
-            next_attempt_at=later(r.c.wait_s),
-            check_at=later(r.c.check_s),
+            next_attempt_at=_unless_delivered(later(r.c.wait_s)),
+            check_at=_unless_delivered(later(r.c.check_s)),
             checks=0,
             last_status=r.c.status,
             last_error=r.c.error,
@@ -290,6 +298,7 @@ def _apply_results(dialect: str) -> Executable:
 def apply_results(conn: Connection, results: Collection[Result]) -> set[tuple[str, int]]:
     """End these claims; returns the (delivery id, attempt number) of those that were still in flight.
 
+    What was delivered before (a person had it resent) stays delivered, and nothing follows.
     The others come too late: housekeeping has closed them, or a later attempt or a person has moved the delivery on.
     """
     dialect = conn.dialect.name
@@ -315,15 +324,14 @@ def deliver_late(conn: Connection, results: Collection[Result]) -> None:
         )
 
 
-CANCELLED = {"state": State.CANCELLED.value, "next_attempt_at": None, "check_at": None}
+CANCELLED = {"state": _unless_delivered(State.CANCELLED.value, DELIVERED), "next_attempt_at": None, "check_at": None}
 
 
 def cancel_waiting(conn: Connection, webhook_id: str, reason: str) -> int:
     """Cancel what this webhook has waiting; attempts in flight finish and are logged. Returns how many."""
-    waiting = and_(d.c.check_at.is_not(None), d.c.lease_until.is_(None), d.c.state.in_(LIVE), d.c.test.is_(False))
-    return conn.execute(
-        update(d).where(d.c.webhook_id == webhook_id, waiting).values(CANCELLED | {"reason": reason})
-    ).rowcount
+    waiting = and_(d.c.check_at.is_not(None), d.c.lease_until.is_(None), AWAITED, d.c.test.is_(False))
+    values = CANCELLED | {"reason": _unless_delivered(reason)}
+    return conn.execute(update(d).where(d.c.webhook_id == webhook_id, waiting).values(values)).rowcount
 
 
 def create_test(conn: Connection, *, delivery_id: str, webhook_id: str, event_id: str, give_up_s: float) -> date:

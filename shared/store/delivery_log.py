@@ -4,7 +4,7 @@ import base64
 from codecs import getincrementaldecoder
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -59,12 +59,7 @@ def newest(conn: Connection, wanted: Filter, *, limit: int, after: After | None 
 def get(conn: Connection, delivery_id: str) -> Json | None:
     """One delivery with its attempts, the one in flight included; None if there is none."""
     statement = select(*_COLUMNS, o.c.body.label("to_render")).select_from(_JOINED)
-    # The key begins with the day, which the id does not tell: each day is one look into the index.
-    first, last = conn.execute(select(func.min(d.c.event_day), func.max(d.c.event_day))).one()
-    if first is None:
-        return None
-    days = [first + timedelta(days=count) for count in range((last - first).days + 1)]
-    found = conn.execute(statement.where(d.c.event_day.in_(days), d.c.id == delivery_id)).one_or_none()
+    found = conn.execute(statement.where(d.c.event_day.in_(days(conn)), d.c.id == delivery_id)).one_or_none()
     if found is None:
         return None
     made = select(a).where(a.c.event_day == found.event_day, a.c.delivery_id == delivery_id).order_by(a.c.attempt_no)
@@ -73,6 +68,13 @@ def get(conn: Connection, delivery_id: str) -> Json | None:
     if found.lease_until is not None and all(attempt["attempt_no"] != found.attempt_no for attempt in shown):
         shown.append(_in_flight(found))
     return _delivery(found) | {"attempts": shown}
+
+
+def days(conn: Connection) -> list[date]:
+    """The days that deliveries may have: their key begins with it, and an id does not tell it. Each day asked for is
+    one look into the index."""
+    first, last = conn.execute(select(func.min(d.c.event_day), func.max(d.c.event_day))).one()
+    return [] if first is None else [first + timedelta(days=count) for count in range((last - first).days + 1)]
 
 
 def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:

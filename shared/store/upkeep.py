@@ -6,11 +6,20 @@ from datetime import date, datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Executable, and_, func, literal, null, or_, select, tuple_, update
+from sqlalchemy import Connection, Executable, and_, case, func, literal, null, or_, select, tuple_, update
 
 from shared.model import DeliveryTask, State
 from shared.sql import Date, Float, Rows, Text, later, now
-from shared.store.deliveries import CANCELLED, CLAIM_COLUMNS, IN_TURN, LIVE, ClaimRow, cancel_waiting
+from shared.store.deliveries import (
+    AWAITED,
+    CANCELLED,
+    CLAIM_COLUMNS,
+    DELIVERED,
+    IN_TURN,
+    LIVE,
+    ClaimRow,
+    cancel_waiting,
+)
 from shared.tables import deliveries as d
 from shared.tables import webhooks as w
 
@@ -53,7 +62,7 @@ def due(conn: Connection, limit: int = 1000) -> list[DueRow]:
     statement = (
         select(*columns)
         .join(w, w.c.id == d.c.webhook_id)
-        .where(d.c.check_at <= now(), d.c.lease_until.is_(None), d.c.state.in_(LIVE), d.c.test.is_(False))
+        .where(d.c.check_at <= now(), d.c.lease_until.is_(None), AWAITED, d.c.test.is_(False))
         .order_by(d.c.check_at)
         .limit(limit)
     )
@@ -70,8 +79,9 @@ def _check_later(dialect: str, in_turn: bool) -> Executable:
     c = _CHECKS.table(dialect)
     moved: dict[str, Any] = {"check_at": later(c.c.check_s), "checks": d.c.checks + 1}
     if in_turn:
-        moved |= {"state": State.WAITING.value, "reason": IN_TURN, "next_attempt_at": null()}
-    live = and_(d.c.event_day == c.c.event_day, d.c.id == c.c.id, d.c.lease_until.is_(None), d.c.state.in_(LIVE))
+        waits = {"state": State.WAITING.value, "reason": IN_TURN, "next_attempt_at": null()}
+        moved |= {name: case((d.c.state == DELIVERED, d.c[name]), else_=value) for name, value in waits.items()}
+    live = and_(d.c.event_day == c.c.event_day, d.c.id == c.c.id, d.c.lease_until.is_(None), AWAITED)
     return update(d).where(live).values(moved)
 
 
@@ -90,7 +100,7 @@ def publish_by_row(conn: Connection, tasks: Collection[DeliveryTask]) -> None:
     for task in sorted(tasks, key=lambda task: (task.event_day, task.delivery_id)):
         conn.execute(
             update(d)
-            .where(d.c.event_day == task.event_day, d.c.id == task.delivery_id, d.c.state.in_(LIVE))
+            .where(d.c.event_day == task.event_day, d.c.id == task.delivery_id, AWAITED)
             .where(d.c.attempt_no == task.attempt_no - 1, d.c.lease_until.is_(None))
             .values(check_at=func.coalesce(d.c.next_attempt_at, now()))
         )
@@ -118,6 +128,7 @@ def expire(conn: Connection, schedule_s: float, limit: int = 500) -> int:
         d.c.next_attempt_at.is_(None),
         d.c.lease_until.is_(None),
         func.coalesce(d.c.claimed_at, d.c.created_at) < later(literal(-longest_s)),
+        func.coalesce(d.c.resent_at, d.c.created_at) < later(literal(-longest_s)),
     )
     first = select(d.c.event_day, d.c.id).where(old).limit(limit)
     dead = CANCELLED | {"state": State.DEAD.value, "reason": "expired"}

@@ -145,7 +145,7 @@ def test_the_next_number_is_refused_while_one_is_in_flight(conn: Connection) -> 
 def test_a_claim_of_what_is_over_is_refused(conn: Connection, state: str) -> None:
     add_webhook(conn)
     day = dispatched(conn, claim=False)
-    conn.execute(update(d).values(state=state))
+    conn.execute(update(d).values(state=state, check_at=None))
     assert deliveries.claim(conn, [DeliveryTask("dlv_1", day, 1, "wh_1")], None) == []
 
 

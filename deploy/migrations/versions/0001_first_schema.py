@@ -14,11 +14,13 @@ TABLES = (
     "api_keys",
     "attempts",
     "deliveries",
+    "idempotency_keys",
     "leases",
     "outbox",
     "parked_messages",
     "processes",
     "records",
+    "replays",
     "versions",
     "webhooks",
 )
@@ -31,6 +33,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text, nullable=False),
         sa.Column("prefix", sa.Text, nullable=False),
         sa.Column("key_hash", sa.LargeBinary, nullable=False),
+        sa.Column("role", sa.Text, nullable=False),
         sa.Column("created_at", UtcTime, nullable=False),
         sa.Column("revoked_at", UtcTime),
         sa.PrimaryKeyConstraint("id"),
@@ -77,7 +80,15 @@ def upgrade() -> None:
         sa.Column("checks", sa.SmallInteger, nullable=False),
         sa.Column("last_status", sa.SmallInteger),
         sa.Column("last_error", sa.Text),
+        sa.Column("resent_at", UtcTime),
         sa.PrimaryKeyConstraint("event_day", "id"),
+    )
+    op.create_index(
+        "deliveries_dead",
+        "deliveries",
+        ["created_at", "id"],
+        sqlite_where=sa.text("state = 'dead'"),
+        postgresql_where=sa.text("state = 'dead'"),
     )
     op.create_index(
         "deliveries_in_turn",
@@ -198,6 +209,43 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("webhooks_newest", "webhooks", ["created_at", "id"])
+    op.create_table(
+        "idempotency_keys",
+        sa.Column("caller", sa.Text, nullable=False),
+        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("request_hash", sa.LargeBinary, nullable=False),
+        sa.Column("created_at", UtcTime, nullable=False),
+        sa.Column("status", sa.SmallInteger),
+        sa.Column("answer", sa.LargeBinary),
+        sa.PrimaryKeyConstraint("caller", "key"),
+    )
+    op.create_index("idempotency_keys_oldest", "idempotency_keys", ["created_at"])
+    op.create_table(
+        "replays",
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("webhook_id", sa.Text),
+        sa.Column("since", UtcTime),
+        sa.Column("until", UtcTime, nullable=False),
+        sa.Column("reason", sa.Text),
+        sa.Column("include_delivered", sa.Boolean, nullable=False),
+        sa.Column("created_at", UtcTime, nullable=False),
+        sa.Column("stepped_at", UtcTime, nullable=False),
+        sa.Column("after_seq", sa.BigInteger),
+        sa.Column("after_at", UtcTime),
+        sa.Column("after_id", sa.Text),
+        sa.Column("sent_count", sa.BigInteger, nullable=False),
+        sa.Column("finished_at", UtcTime),
+        sa.Column("ended_because", sa.Text),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(
+        "replays_unfinished",
+        "replays",
+        ["stepped_at"],
+        sqlite_where=sa.text("finished_at IS NULL"),
+        postgresql_where=sa.text("finished_at IS NULL"),
+    )
     op.execute("INSERT INTO versions (name, value) VALUES ('webhooks', 1)")
 
 

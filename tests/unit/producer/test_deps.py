@@ -31,7 +31,7 @@ def ran(*answers: Any) -> tuple[Any, int]:
 
     nothing: Any = None
     database: Any = SimpleNamespace(run=run)
-    deps = Deps(database, nothing, nothing, nothing, nothing, nothing)
+    deps = Deps(database, nothing, nothing, nothing, nothing, nothing, nothing)
     try:
         found = asyncio.run(deps.run(lambda _conn: None))
     except Unavailable as error:
