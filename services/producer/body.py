@@ -20,7 +20,7 @@ _ETAG = re.compile(r'"([0-9]{1,9})"')
 
 async def _json(request: Request) -> Any:
     """The body, parsed. Raises Malformed, or Refused with status 408 or 413."""
-    body = await _read(request)
+    body = await read_bytes(request)
     if not body.strip():
         raise Malformed("the body is empty; send JSON")
     return _parse(body)
@@ -28,7 +28,7 @@ async def _json(request: Request) -> Any:
 
 async def _json_or_nothing(request: Request) -> Any:
     """The body, parsed; {} when there is none."""
-    body = await _read(request)
+    body = await read_bytes(request)
     return _parse(body) if body.strip() else {}
 
 
@@ -36,7 +36,7 @@ Body = Annotated[Any, Depends(_json)]
 OptionalBody = Annotated[Any, Depends(_json_or_nothing)]
 
 
-async def _read(request: Request) -> bytes:
+async def read_bytes(request: Request) -> bytes:
     too_large = Refused(f"the body is larger than {MAX_BODY_BYTES:,} bytes", status=413)
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > MAX_BODY_BYTES:

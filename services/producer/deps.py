@@ -41,6 +41,7 @@ class Deps:
     entities: Entities
     send_test: Callable[[Webhook, Actor], Awaitable[TestResult]]
     timeout_s: int = 15
+    secure_cookies: bool = False
     resolve: Callable[[str], Sequence[str]] = lookup
     now: Callable[[], datetime] = utcnow
     troubles: Callable[[], Mapping[str, str]] = dict
