@@ -75,9 +75,9 @@ class Browser:
 
     @property
     def text(self) -> str:
-        """What the page says now; "" while another one loads."""
+        """What the page says now, on one line; "" while another one loads."""
         try:
-            return self.driver.find_element(By.TAG_NAME, "body").text
+            return " ".join(self.driver.find_element(By.TAG_NAME, "body").text.split())
         except (StaleElementReferenceException, WebDriverException):
             return ""
 
