@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     producer_bind: Annotated[Bind, NoDecode] = ("127.0.0.1", 8080)
     metrics_bind: Annotated[Bind, NoDecode] = ("127.0.0.1", 9464)
     bootstrap_api_key: SecretStr | None = None
+    admin_password: SecretStr | None = None
+    public_url: str | None = None
     secret_keys: SecretStr | None = None
     retry_schedule: Annotated[tuple[float, ...], NoDecode] = Field(default=DEFAULT_SCHEDULE, validate_default=True)
     claim_lease_s: float | None = Field(default=None, gt=0, le=3600)
@@ -114,6 +116,20 @@ class Settings(BaseSettings):
                 "must be hari_ and 24 or more printable ASCII characters, like hari_ and 32 random letters"
             )
         return given
+
+    @field_validator("admin_password")
+    @classmethod
+    def _check_admin_password(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None and not 12 <= len(given.get_secret_value()) <= 200:
+            raise ValueError("must have 12 to 200 characters")
+        return given
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, given: str | None) -> str | None:
+        if given is not None and not re.fullmatch(r"https?://[^/?#@\s]+/?", given):
+            raise ValueError("must be the origin that browsers use, like https://hooks.example.com")
+        return given.rstrip("/") if given else given
 
     @model_validator(mode="after")
     def _check_together(self) -> "Settings":

@@ -176,6 +176,26 @@ api_keys = Table(
     Column("revoked_at", UtcTime),
 )
 
+users = Table(
+    "users",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("password", Text, nullable=False),  # scrypt, with its parameters and salt
+    Column("role", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+)
+
+# Who is signed in. The notice, encrypted, is what the next page shows once: it may hold a new secret.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("token_hash", LargeBinary, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    Column("notice", LargeBinary),
+)
+
 # Counters that say "something here changed": every change to a webhook raises `webhooks` in its own transaction.
 versions = Table(
     "versions",

@@ -1,9 +1,10 @@
 """The producer's API on a port of its own, over a migrated database; what it would tell others is noted instead."""
 
 import asyncio
+import re
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import requests
@@ -16,12 +17,14 @@ from shared.db import Database
 from shared.egress import EgressRules
 from shared.entities import read_entities
 from shared.migrate import migrate
-from shared.model import Actor, DeliveryTask, Webhook
+from shared.model import Actor, DeliveryTask, Role, Webhook
+from shared.passwords import hash_password
 from shared.secrets import SecretBox
-from shared.store import api_keys
+from shared.store import api_keys, users
 from tests.builders import SECRET_KEY
 
 KEY = "hari_0123456789abcdefghijklmnop"
+PASSWORDS = {Role.ADMIN: "admin's password", Role.OPERATOR: "operator's password", Role.VIEWER: "viewer's password"}
 NAMES = {"example.com": ("93.184.215.14",), "inside.example.com": ("10.0.0.5",), "crm": ("10.0.0.6",)}
 
 
@@ -37,6 +40,7 @@ class Api:
         self.asked: list[DeliveryTask] = []
         self.tested: list[tuple[Webhook, Actor]] = []
         self.test_answer: Met | Exception = Met("dlv_test", 200, None, 12.5, b"ok")
+        self._browsers: list[Browser] = []
         self.troubles: dict[str, str] = {}
         self.slow_name_answers = threading.Event()
         self.test_may_end = threading.Event()
@@ -97,13 +101,64 @@ class Api:
         assert answer.status_code == status, answer.text
         return answer.json() if answer.content else None
 
+    def browser(self, role: Role) -> "Browser":
+        """Somebody of this role, signed in; the user is made on the first call."""
+        with self.database.transaction() as conn:
+            users.create(conn, role.value, hash_password(PASSWORDS[role]), role)
+        browser = Browser(self.url)
+        self._browsers.append(browser)
+        answer = browser.sign_in(role.value, PASSWORDS[role])
+        assert answer.status_code == 303, answer.text
+        return browser
+
+    def stranger(self) -> "Browser":
+        """Somebody who is not signed in."""
+        self._browsers.append(Browser(self.url))
+        return self._browsers[-1]
+
     def close(self) -> None:
+        for browser in self._browsers:
+            browser.close()
         self._session.close()
         self.slow_name_answers.set()
         self.test_may_end.set()
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(20)
         self.database.close()
+
+
+class Browser:
+    """As much of a browser as forms without JavaScript need. Redirects are not followed."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._session = requests.Session()
+        self._session.headers["Accept"] = "text/html"
+        self.csrf = ""
+
+    def get(self, path: str, **headers: str) -> requests.Response:
+        answer = self._session.get(self._url + path, allow_redirects=False, timeout=20, headers=headers)
+        token = re.search(r'name="csrf" value="([^"]+)"', answer.text)
+        self.csrf = token[1] if token else self.csrf
+        return answer
+
+    def post(self, path: str, form: Mapping[str, str] | None = None, **headers: str) -> requests.Response:
+        """Send a form with the token of the page seen last."""
+        fields = {"csrf": self.csrf} | dict(form or {})
+        return self._session.post(self._url + path, fields, allow_redirects=False, timeout=20, headers=headers)
+
+    def sign_in(self, name: str, password: str, **more: str) -> requests.Response:
+        self.get("/sign-in")
+        answer = self.post("/sign-in", {"name": name, "password": password} | more)
+        self.get("/settings/webhooks/incoming")
+        return answer
+
+    @property
+    def cookies(self) -> requests.cookies.RequestsCookieJar:
+        return self._session.cookies
+
+    def close(self) -> None:
+        self._session.close()
 
 
 def errors(problem: Any) -> dict[str, str]:

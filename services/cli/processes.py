@@ -156,7 +156,7 @@ async def _announce(settings: Settings, readiness: Readiness) -> None:
     host, port = settings.producer_bind
     if settings.embedded:
         (settings.data_dir / URL_FILE).write_text(f"http://{host}:{port}")
-    print(f"hari: ready. API on http://{host}:{port}  (stop with Ctrl-C)", file=sys.stderr, flush=True)
+    print(f"hari: ready. Pages and API on http://{host}:{port}  (stop with Ctrl-C)", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ PHASES: dict[str, list[tuple[str, ...]]] = {
     "unit": [(*PYTEST, "tests/unit")],
     "integration": [(*PYTEST, "tests/integration")],
     "e2e": [(*PYTEST, "tests/e2e")],
+    "browser": [(*PYTEST, "tests/browser")],
     "faults": [(*PYTEST, "tests/faults")],
     "compose": [(*PYTEST, "tests/compose")],
 }

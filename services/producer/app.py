@@ -16,6 +16,7 @@ from services.producer import (
     explain_api,
     hooks_api,
     keys_api,
+    pages,
     records_api,
     replays_api,
     webhooks_api,
@@ -26,6 +27,8 @@ from services.producer.counting import CountRequests
 from services.producer.deps import Deps, Given
 from services.producer.idempotency import Idempotency
 from services.producer.openapi import PROBLEMS, complete, operation_id
+from services.producer.pages.errors import for_people
+from services.producer.pages.headers import SecurityHeaders
 from shared.assembly import VERSION
 from shared.errors import Malformed, Refused, SettingsError, Unavailable
 
@@ -58,6 +61,7 @@ def create_app(deps: Deps) -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     app.add_middleware(Idempotency)
+    app.add_middleware(SecurityHeaders)
     app.add_middleware(CountRequests)
     app.state.deps = deps
     app.state.keys = Keys()
@@ -72,14 +76,19 @@ def create_app(deps: Deps) -> FastAPI:
         api.include_router(router)
     app.include_router(api)
     app.include_router(_health)
-    app.state.methods = [*_methods(_health), *(known for router in routers for known in _methods(router, api.prefix))]
-    app.add_exception_handler(Malformed, answers.on_malformed)  # type: ignore[arg-type]
-    app.add_exception_handler(Refused, answers.on_refused)  # type: ignore[arg-type]
-    app.add_exception_handler(Unavailable, answers.on_unavailable)  # type: ignore[arg-type]
-    app.add_exception_handler(SettingsError, answers.on_misconfigured)  # type: ignore[arg-type]
-    app.add_exception_handler(HTTPException, answers.on_http)  # type: ignore[arg-type]
-    app.add_exception_handler(RequestValidationError, answers.on_invalid)
-    app.add_exception_handler(Exception, answers.on_bug)
+    pages.add_to(app)
+    app.state.methods = [
+        *_methods(_health),
+        *(known for router in pages.routers for known in _methods(router)),
+        *(known for router in routers for known in _methods(router, api.prefix)),
+    ]
+    app.add_exception_handler(Malformed, for_people(answers.on_malformed))
+    app.add_exception_handler(Refused, for_people(answers.on_refused))
+    app.add_exception_handler(Unavailable, for_people(answers.on_unavailable))
+    app.add_exception_handler(SettingsError, for_people(answers.on_misconfigured))
+    app.add_exception_handler(HTTPException, for_people(answers.on_http))
+    app.add_exception_handler(RequestValidationError, for_people(answers.on_invalid))
+    app.add_exception_handler(Exception, for_people(answers.on_bug))
     return app
 
 

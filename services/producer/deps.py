@@ -45,6 +45,7 @@ class Deps:
     send_test: Callable[[Webhook, Actor], Awaitable[TestResult]]
     ask_urgently: Callable[[DeliveryTask], Awaitable[None]]
     timeout_s: int = 15
+    secure_cookies: bool = False
     resolve: Callable[[str], Sequence[str]] = lookup
     now: Callable[[], datetime] = utcnow
     troubles: Callable[[], Mapping[str, str]] = dict

@@ -2,12 +2,9 @@
 
 import asyncio
 import contextlib
-import os
 import socket
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,15 +12,15 @@ from fastapi import FastAPI
 from services.producer.app import create_app
 from services.producer.connections import GuardedConnection
 from services.producer.deps import Deps
+from services.producer.first_start import first_start
 from services.producer.send_test import ask_urgently, send_test
 from shared.assembly import Parts
-from shared.errors import SettingsError, Unavailable
+from shared.errors import SettingsError
 from shared.logs import logger
 from shared.patience import Patience
-from shared.settings import KEY_FILE, Bind
-from shared.store import api_keys, webhooks
+from shared.settings import Bind
+from shared.store import webhooks
 
-AGAIN_S = 1.0
 LAST_REQUESTS_S = 10
 _log = logger("hari.producer")
 
@@ -42,7 +39,7 @@ async def serve(
     settings = parts.settings
     with _listen(settings.producer_bind) as listener:
         await Patience()(parts.database.run, webhooks.check_secrets, parts.box)
-        await _first_key(parts)
+        await first_start(parts)
         deps = Deps(
             database=parts.database,
             wakeups=parts.wakeups,
@@ -52,6 +49,7 @@ async def serve(
             send_test=partial(send_test, parts),
             ask_urgently=partial(ask_urgently, parts),
             timeout_s=settings.delivery_timeout_s,
+            secure_cookies=(settings.public_url or "").startswith("https://"),
             troubles=troubles,
         )
         await run_server(create_app(deps), listener, stop, ready)
@@ -116,29 +114,3 @@ def _listen(bind: Bind) -> Iterator[socket.socket]:
         raise SettingsError(f"HARI_PRODUCER_BIND: cannot listen on {host}:{port}: {why}") from None
     with listener:
         yield listener
-
-
-async def _first_key(parts: Parts) -> None:
-    """See to it that there is an API key; one that was made here is printed, once."""
-    given = parts.settings.bootstrap_api_key
-    text = given.get_secret_value() if given is not None else None
-    while True:
-        try:
-            made = await parts.database.run(api_keys.ensure_first, text)
-            break
-        except Unavailable as error:
-            _log.warning("producer.waiting", reason=str(error))
-            await asyncio.sleep(AGAIN_S)
-    if made is None:
-        return
-    note = ""
-    if parts.settings.embedded:
-        path = parts.settings.data_dir / KEY_FILE
-        _write_private(path, made + "\n")
-        note = f" (the hari command finds it in {path})"
-    print(f"hari: your first API key, shown only now: {made}{note}", file=sys.stderr, flush=True)  # noqa: T201
-
-
-def _write_private(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)

@@ -34,10 +34,7 @@ router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 @router.post("", status_code=201, response_model=shapes.Webhook, openapi_extra=body_of(WebhookForm))
 async def create_webhook(deps: Given, given: Body) -> Response:
     """Create an outgoing webhook; the answer shows its secret for the last time."""
-    values, warnings = await read_given(WebhookForm, given, deps)
-    new = NewWebhook(**{"timeout_s": deps.timeout_s, **values})
-    webhook = await deps.run(webhooks.create, deps.box, new)
-    deps.wakeups.notify("webhooks")
+    webhook, values, warnings = await create(deps, given)
     headers = {"Location": f"/api/v1/webhooks/{webhook.id}"} | etag(webhook.version)
     return Json(shown(webhook, values, warnings), 201, headers)
 
@@ -59,27 +56,21 @@ async def list_webhooks(
 @router.get("/{webhook_id}", response_model=shapes.Webhook)
 async def get_webhook(webhook_id: str, deps: Given) -> Response:
     """One webhook."""
-    webhook = await _get(deps, webhook_id)
+    webhook = await get(deps, webhook_id)
     return Json(shown(webhook), headers=etag(webhook.version))
 
 
 @router.patch("/{webhook_id}", response_model=shapes.Webhook, openapi_extra=body_of(WebhookChange, change=True))
 async def change_webhook(webhook_id: str, deps: Given, given: Body, if_version: IfVersion) -> Response:
     """Change some settings; `active` false cancels what waits, a new secret takes the old one's place at once."""
-    values, warnings = await read_given(WebhookChange, given, deps)
-    if not values:
-        return await get_webhook(webhook_id, deps)
-    webhook = _found(webhook_id, await deps.run(webhooks.change, deps.box, webhook_id, values, if_version=if_version))
-    deps.wakeups.notify("webhooks")
+    webhook, values, warnings = await change(deps, webhook_id, given, if_version)
     return Json(shown(webhook, values, warnings), headers=etag(webhook.version))
 
 
 @router.delete("/{webhook_id}", status_code=204)
 async def delete_webhook(webhook_id: str, deps: Given, if_version: IfVersion) -> Response:
     """Delete a webhook; what waits is cancelled, its delivery log stays readable."""
-    if not await deps.run(webhooks.delete, deps.box, webhook_id, if_version=if_version):
-        raise _unknown(webhook_id)
-    deps.wakeups.notify("webhooks")
+    await delete(deps, webhook_id, if_version)
     return Response(status_code=204)
 
 
@@ -88,21 +79,58 @@ async def delete_webhook(webhook_id: str, deps: Given, if_version: IfVersion) ->
 )
 async def rotate_secret(webhook_id: str, deps: Given, given: OptionalBody) -> Response:
     """Make another secret the one that is sent; the old one signs too for `overlap_s`. The answer shows the new one."""
-    secret, overlap_s = read_rotation(given)
-    secret = secret if secret is not None else webhooks.new_secret()
-    rotated = await deps.run(webhooks.rotate_secret, deps.box, webhook_id, secret, overlap_s)
-    webhook = _found(webhook_id, rotated)
-    deps.wakeups.notify("webhooks")
+    webhook = await rotate(deps, webhook_id, given)
     return Json(shown(webhook, {"secret"}), headers=etag(webhook.version))
 
 
 @router.post("/{webhook_id}/test", response_model=shapes.Tested)
 async def send_test(webhook_id: str, user: User, deps: Given) -> Response:
     """Send one sample event now, to an inactive webhook too, and answer what came back."""
-    result = await deps.send_test(await _get(deps, webhook_id), user)
+    result = await deps.send_test(await get(deps, webhook_id), user)
     answer: JsonObject = {"delivery_id": result.delivery_id, "status": result.status, "error": result.error}
     body = text_of(result.response_body, truncated=result.truncated)
     return Json(answer | {"duration_ms": result.duration_ms, "response_body": body})
+
+
+# What the calls above and the pages do alike: check, write, tell the dispatchers.
+
+
+async def create(deps: Deps, given: Any) -> tuple[Webhook, JsonObject, list[FieldError]]:
+    """(the new webhook, the values that were given, warnings). Raises Refused naming every field at fault."""
+    values, warnings = await read_given(WebhookForm, given, deps)
+    new = NewWebhook(**{"timeout_s": deps.timeout_s, **values})
+    webhook = await deps.run(webhooks.create, deps.box, new)
+    deps.wakeups.notify("webhooks")
+    return webhook, values, warnings
+
+
+async def change(
+    deps: Deps, webhook_id: str, given: Any, if_version: int | None
+) -> tuple[Webhook, JsonObject, list[FieldError]]:
+    """`create` for some settings of one that is there. Raises Refused (also 404, 412)."""
+    values, warnings = await read_given(WebhookChange, given, deps)
+    if not values:
+        return await get(deps, webhook_id), values, warnings
+    webhook = _found(webhook_id, await deps.run(webhooks.change, deps.box, webhook_id, values, if_version=if_version))
+    deps.wakeups.notify("webhooks")
+    return webhook, values, warnings
+
+
+async def delete(deps: Deps, webhook_id: str, if_version: int | None = None) -> None:
+    """Delete it. Raises Refused (404, 412)."""
+    if not await deps.run(webhooks.delete, deps.box, webhook_id, if_version=if_version):
+        raise _unknown(webhook_id)
+    deps.wakeups.notify("webhooks")
+
+
+async def rotate(deps: Deps, webhook_id: str, given: Any) -> Webhook:
+    """Give it the secret in `given`, or a new one. Raises Refused."""
+    secret, overlap_s = read_rotation(given)
+    secret = secret if secret is not None else webhooks.new_secret()
+    rotated = await deps.run(webhooks.rotate_secret, deps.box, webhook_id, secret, overlap_s)
+    webhook = _found(webhook_id, rotated)
+    deps.wakeups.notify("webhooks")
+    return webhook
 
 
 def shown(webhook: Webhook, just_set: Collection[str] = (), warnings: Sequence[FieldError] = ()) -> JsonObject:
@@ -151,7 +179,8 @@ async def _resolve(url: str, deps: Deps) -> Sequence[str]:
         return ()
 
 
-async def _get(deps: Deps, webhook_id: str) -> Webhook:
+async def get(deps: Deps, webhook_id: str) -> Webhook:
+    """The webhook. Raises Refused (404)."""
     return _found(webhook_id, await deps.run(webhooks.get, deps.box, webhook_id))
 
 

@@ -12,6 +12,8 @@ depends_on = None
 
 TABLES = (
     "api_keys",
+    "users",
+    "sessions",
     "attempts",
     "deliveries",
     "idempotency_keys",
@@ -38,6 +40,24 @@ def upgrade() -> None:
         sa.Column("revoked_at", UtcTime),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("key_hash"),
+    )
+    op.create_table(
+        "users",
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("password", sa.Text, nullable=False),
+        sa.Column("role", sa.Text, nullable=False),
+        sa.Column("created_at", UtcTime, nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("name"),
+    )
+    op.create_table(
+        "sessions",
+        sa.Column("token_hash", sa.LargeBinary, nullable=False),
+        sa.Column("user_id", sa.Text, nullable=False),
+        sa.Column("expires_at", UtcTime, nullable=False),
+        sa.Column("notice", sa.LargeBinary),
+        sa.PrimaryKeyConstraint("token_hash"),
     )
     op.create_table(
         "attempts",

@@ -10,7 +10,7 @@ from shared.settings import read_settings
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "decisions.md").read_text()
 SECTION = TEXT.partition("\n## Dependencies\n")[2].partition("\n## ")[0]
-ROWS = re.findall(r"^\| ([a-z-]+) \| (.+) \| (.+) \|$", SECTION, re.MULTILINE)
+ROWS = re.findall(r"^\| ([a-z0-9-]+) \| (.+) \| (.+) \|$", SECTION, re.MULTILINE)
 
 
 def test_every_dependency_has_its_reason() -> None:
