@@ -51,7 +51,7 @@ def _load(conn: Connection, box: SecretBox, rows: Sequence[ClaimRow]) -> list[Cl
                 event_id=row.event_id,
                 body=body,
                 webhook=webhook,
-                format=form_at(webhook.former_formats, row.created_at) or webhook.format,
+                format=(webhook.former_formats and form_at(webhook.former_formats, row.created_at)) or webhook.format,
                 failures=row.failures,
                 test=row.test,
                 hop=hop,
