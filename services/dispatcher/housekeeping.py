@@ -113,6 +113,11 @@ def take_due(conn: Connection, reconcile_after_s: float) -> list[DeliveryTask]:
     return [_next_task(row) for row in publish]
 
 
+def replay_step(conn: Connection) -> int | None:
+    """One step of one replay or redrive, unless what is due fills a tick already: retries must not wait for it."""
+    return None if upkeep.overdue(conn, FULL_TICK) else replays.step(conn)
+
+
 class Housekeeper:
     """Runs the steps once a second while this process leads."""
 
@@ -135,7 +140,6 @@ class Housekeeper:
         self._longest_lease_s = lease_s or LONGEST_TIMEOUT_S + deliveries.LEASE_MARGIN_S
         self._reconcile_after_s = reconcile_after_s
         self._connected_since: float | None = None
-        self._due_is_full = False
         self._rarely_at = self._sweep_at = self._overdue_at = 0.0
 
     async def run(self) -> None:
@@ -199,7 +203,6 @@ class Housekeeper:
         if not self._broker.connected:
             return
         tasks = await self._database.run(take_due, self._reconcile_after_s)
-        self._due_is_full = len(tasks) >= FULL_TICK
         if not tasks:
             return
         failpoint.reach("due.committed")
@@ -214,10 +217,7 @@ class Housekeeper:
             await self._database.run(upkeep.publish_by_row, failed)
 
     async def _replay(self) -> None:
-        """One step of one replay or redrive a tick; none while what is due already fills one."""
-        if self._due_is_full:
-            return
-        count = await self._database.run(replays.step)
+        count = await self._database.run(replay_step)
         if count:
             _log.info("replay.stepped", count=count)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection, case, or_, select
 
 from shared.clock import rfc3339
 from shared.ids import delivery_id
@@ -19,7 +19,8 @@ MOST_WEBHOOKS = 1000
 
 
 def explain(conn: Connection, event_id: str) -> Json | None:
-    """The event, and a verdict for each webhook of its entity, newest first; None when there is no such event.
+    """The event, and a verdict for each webhook of its entity, newest first, a thousand at most; None when there is no
+    such event.
 
     A delivery that exists says `sent`, whatever the settings are now. `changed_since` is true for a webhook that was
     changed after the event was dispatched: its verdict may not be what held then.
@@ -40,7 +41,8 @@ def _candidates(conn: Connection, event: Event) -> Sequence[AnyRow]:
     # A webhook that had another entity when the event came has been changed since, so its version is above 1.
     columns = (w.c.id, w.c.name, w.c.entity, w.c.event, w.c.active, w.c.filter, w.c.updated_at, w.c.deleted_at)
     some = select(*columns).where(or_(w.c.entity == event.entity, w.c.version > 1))
-    return conn.execute(some.order_by(w.c.created_at.desc(), w.c.id.desc()).limit(MOST_WEBHOOKS)).all()
+    own_first = case((w.c.entity == event.entity, 0), else_=1)
+    return conn.execute(some.order_by(own_first, w.c.created_at.desc(), w.c.id.desc()).limit(MOST_WEBHOOKS)).all()
 
 
 def _made(conn: Connection, row: AnyRow, webhook_ids: Sequence[str]) -> set[str]:

@@ -71,6 +71,12 @@ def due(conn: Connection, limit: int = 1000) -> list[DueRow]:
     return [DueRow(*row) for row in conn.execute(statement)]
 
 
+def overdue(conn: Connection, at_least: int) -> bool:
+    """Whether so many rows are due to be looked at."""
+    late = select(literal(1)).where(d.c.check_at <= now()).limit(at_least).subquery()
+    return conn.execute(select(func.count()).select_from(late)).scalar_one() >= at_least
+
+
 _CHECKS = Rows("checks", event_day=Date, id=Text, check_s=Float)
 
 

@@ -80,6 +80,14 @@ def test_a_delivery_outlives_the_entity_of_its_webhook(api: Api) -> None:
     assert verdicts(api.call("GET", f"/events/{event_id}/explain")) == {sent: ("sent",)}
 
 
+def test_webhooks_of_other_entities_crowd_out_none(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.store.explanations.MOST_WEBHOOKS", 1)
+    sent, other = a_webhook(api), a_webhook(api, entity="Task")
+    api.call("PATCH", f"/webhooks/{other}", {"name": "changed, so it may have had another entity"})
+    event_id = an_old_event(api, sent)
+    assert verdicts(api.call("GET", f"/events/{event_id}/explain")) == {sent: ("sent",)}
+
+
 def test_an_event_on_its_way_will_be_sent(api: Api) -> None:
     webhook_id = a_webhook(api)
     event_id = an_old_event(api, dispatched=False)

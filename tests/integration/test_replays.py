@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, select, update
 
-from services.dispatcher.housekeeping import take_due
+from services.dispatcher.housekeeping import replay_step, take_due
 from shared.ids import delivery_id
 from shared.model import State
 from shared.sql import later
@@ -211,6 +211,22 @@ def test_a_replay_ends_when_its_webhook_does(api: Api) -> None:
         assert conn.execute(select(r.c.ended_because)).scalar_one() == "the webhook is inactive; activate it first"
     assert api.call("POST", "/replays", body, status=409)["detail"] == "the webhook is inactive; activate it first"
     api.call("POST", "/replays", body | {"webhook_id": "wh_none"}, status=404)
+
+
+def test_a_replay_waits_while_what_is_due_fills_a_tick(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.dispatcher.housekeeping.FULL_TICK", 2)
+    webhook_id = a_webhook(api)
+    with api.database.transaction() as conn:
+        for n in range(2):
+            an_old_event(conn, webhook_id, State.WAITING, f"evt_{n}")
+        an_old_event(conn, webhook_id, None, "evt_missed")
+    api.call("POST", "/replays", {"webhook_id": webhook_id, "since": LONG_AGO, "until": until()}, status=202)
+    with api.database.transaction() as conn:
+        conn.execute(update(d).values(check_at=later(-1)))
+        assert replay_step(conn) is None
+        assert len(take_due(conn, 240)) == 2
+        assert replay_step(conn) == 0
+        assert replay_step(conn) == 1
 
 
 def test_replays_take_turns(api: Api) -> None:
