@@ -20,6 +20,7 @@ from shared.store import api_keys, users
 from shared.store.users import FIRST_USER
 
 AGAIN_S = 1.0
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  not bound to here: no browser can open them
 _log = logger("hari.producer")
 
 
@@ -47,6 +48,7 @@ async def _first_admin(parts: Parts) -> None:
     made = await _patiently(parts, ensure_admin, given.get_secret_value() if given is not None else None)
     if made is not None:
         host, port = parts.settings.producer_bind
+        host = "127.0.0.1" if host in EVERYWHERE else host
         where = parts.settings.public_url or f"http://{host}:{port}"
         _say(f"sign in at {where} as {FIRST_USER} with this password, shown only now: {made}")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute
+from sqlalchemy import update
 
 from services.producer.first_start import ensure_admin
 from services.producer.pages import routers
@@ -16,6 +17,7 @@ from shared.errors import Unavailable
 from shared.model import Role, State
 from shared.passwords import verify_password
 from shared.store import users, webhooks
+from shared.tables import attempts
 from tests.api import PASSWORDS, Api
 from tests.integration.test_api import delivered, events
 
@@ -303,6 +305,8 @@ def test_the_list_shows_how_each_webhook_fared(api: Api) -> None:
 def test_the_log_filters_by_its_url_and_escapes_what_endpoints_said(api: Api) -> None:
     webhook_id = made(api, name="<script>alert(1)</script>")
     found = delivered(api, webhook_id)
+    with api.database.transaction() as conn:
+        conn.execute(update(attempts).values(dns_ms=2.6, connect_ms=20.2, first_byte_ms=147.9))
     viewer = api.browser(Role.VIEWER)
     assert f"/deliveries/{found}" in viewer.get(f"/deliveries?webhook_id={webhook_id}&state=delivered&status=200").text
     for query in ("state=dead", "status=500", "record_id=rec_x", "entity=Task", "since=2100-01-01T00:00", "test=true"):
@@ -311,6 +315,7 @@ def test_the_log_filters_by_its_url_and_escapes_what_endpoints_said(api: Api) ->
     page = viewer.get(f"/deliveries/{found}").text
     assert "<script>alert" not in page
     assert "curl -X POST &#39;https://example.com/hook&#39;" in page
+    assert "dns 3 · connect 20 · first byte 148 ms" in page
     assert "X-Webhook-Secret" in page
     assert "••••" in page
 

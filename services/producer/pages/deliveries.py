@@ -10,7 +10,7 @@ from starlette.responses import Response
 from services.producer.pages.visit import Viewer, Visit
 from shared.errors import Refused
 from shared.model import Change, State, Webhook
-from shared.store import delivery_log, webhooks
+from shared.store import delivery_log, timings, webhooks
 from shared.store.delivery_log import Filter
 from shared.store.paging import MAX_LIMIT, read_cursor
 
@@ -51,7 +51,8 @@ async def delivery_page(delivery_id: str, visit: Viewer) -> Response:
     if found is None:
         raise Refused(f"there is no delivery with the id {delivery_id}", status=404)
     webhook = (await _names(visit, {found["webhook_id"]})).get(found["webhook_id"])
-    return await visit.page("delivery.html", delivery=found, webhook=webhook)
+    phases = await visit.deps.run(timings.of_delivery, delivery_id)
+    return await visit.page("delivery.html", delivery=found, webhook=webhook, phases=phases)
 
 
 def read_filter(given: Mapping[str, str]) -> tuple[Filter, dict[str, str]]:

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse
 
 from shared.assembly import VERSION
 from shared.clock import utcnow
-from shared.model import Trigger
+from shared.model import Timings, Trigger
 
 EVENTS = {
     Trigger.SAVE: "After record save",
@@ -116,6 +116,16 @@ def good(status: int | None, error: str | None) -> bool:
     return error is None and status is not None and 200 <= status < 300
 
 
+def phases(timings: Timings | None) -> str:
+    """When each phase of an attempt that was reached was over, from its start; "" when none was."""
+    if timings is None:
+        return ""
+    named = {"dns": timings.dns_ms, "connect": timings.connect_ms, "tls": timings.tls_ms}
+    named["first byte"] = timings.first_byte_ms
+    reached = [f"{name} {ms:,.0f}" for name, ms in named.items() if ms]
+    return " · ".join(reached) + " ms" if reached else ""
+
+
 def pretty(body: str | Mapping[str, Any] | None) -> str:
     """A body with one line for each member if it is JSON, else as it is."""
     if body is None:
@@ -148,7 +158,7 @@ _environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.filters.update(ago=ago, utc=utc, middle=middle, pretty=pretty, curl=curl)
+_environment.filters.update(ago=ago, utc=utc, middle=middle, pretty=pretty, curl=curl, phases=phases)
 _environment.globals.update(met=met, why=why, good=good, events=EVENTS, version=VERSION)
 
 
