@@ -20,9 +20,11 @@ from shared.egress import Target, parse_url
 from shared.entities import sample
 from shared.errors import FieldError, Refused
 from shared.ids import delivery_id, new_id
-from shared.model import Actor, Change, Claimed, Event, Trigger, Webhook
+from shared.model import HARI, Actor, Change, Claimed, Event, Trigger, Webhook
 from shared.model import Json as JsonObject
-from shared.outgoing.request import build_request, stored_headers
+from shared.outgoing import presets
+from shared.outgoing.presets import change_format
+from shared.outgoing.request import MASK, build_request, stored_headers
 from shared.outgoing.verdict import Verdict, verdict_on
 from shared.store import explanations, records, webhooks
 from shared.store.delivery_log import text_of
@@ -79,7 +81,7 @@ async def dry_run(user: User, deps: Given, given: Body) -> Response:
         # One webhook is asked for to see its request, also when it would not be sent.
         if left and (verdict is Verdict.SENT or len(hooks) == 1):
             left -= 1
-            match["request"] = _request(event, hook, deps)
+            match |= _request(event, hook, deps)
         answer.append(match)
     return Json({"matches": answer})
 
@@ -142,7 +144,11 @@ def _unsaved(given: JsonObject, event: Event, deps: Deps) -> Webhook:
         raise Refused(str(error), errors=errors) from None
     plain: JsonObject = {"name": "", "entity": event.entity, "trigger": _TRIGGER_OF[event.change], "active": True}
     plain |= {"url": "https://example.com/", "timeout_s": deps.timeout_s}
-    return Webhook(id=UNSAVED, version=1, created_at=deps.now(), **(plain | values))
+    form, errors = change_format(HARI, values.pop("preset", None), values.pop("template", None))
+    if errors:
+        errors = [replace(fault, pointer=f"/webhook{fault.pointer}") for fault in errors]
+        raise Refused("preset and template do not fit each other", errors=errors)
+    return Webhook(id=UNSAVED, version=1, created_at=deps.now(), format=form, **(plain | values))
 
 
 def _check_url(url: str) -> tuple[list[FieldError], list[FieldError]]:
@@ -159,6 +165,12 @@ def _request(event: Event, hook: Webhook, deps: Deps) -> JsonObject:
         event_id=event.id,
         body=event.body,
         webhook=hook,
+        format=hook.format,
     )
     request = build_request(claimed, deps.now(), version=VERSION)
-    return {"url": request.url, "headers": dict(stored_headers(request)), "body": text_of(request.body)}
+    if request.fault is not None:
+        return {"error": f"template_error: {request.fault}"}
+    # A body that carries the secret shows it masked, as the delivery log does.
+    body = request.body if hook.format is HARI else presets.body_of(hook.format, event.body, hook.secret and MASK)
+    shown_as = {"url": request.url, "headers": dict(stored_headers(request)), "body": text_of(body)}
+    return {"request": shown_as}

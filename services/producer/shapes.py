@@ -171,12 +171,14 @@ class Explained(Shape):
 
 
 class DryMatch(Shape):
-    """`request` for what would be sent (the first hundred), and for the one webhook that was named."""
+    """`request` for what would be sent (the first hundred), and for the one webhook that was named; `error` instead
+    when its template cannot be rendered with this record."""
 
     webhook_id: str
     verdict: Literal["sent", "filtered", "inactive", "wrong_event"]
     clause: str = ""
     request: Request | None = None
+    error: str | None = None
 
 
 class DryRunAnswer(Shape):

@@ -166,3 +166,21 @@ def test_a_dry_run_of_what_is_not_there_is_404(api: Api) -> None:
     body = {"entity": "Deal", "event": "created"}
     api.call("POST", "/webhooks/dry-run", body | {"record_id": "rec_none"}, status=404)
     api.call("POST", "/webhooks/dry-run", body | {"record": {}, "webhook": "wh_none"}, status=404)
+
+
+def test_a_dry_run_renders_a_template_that_is_not_saved_yet(api: Api) -> None:
+    hook = {"preset": "custom", "template": {"text": "{{ record.name }} is {{ record.stage }}"}}
+    run = {"entity": "Deal", "event": "created", "record": {"name": "Big", "stage": "Won"}, "webhook": hook}
+    [match] = api.call("POST", "/webhooks/dry-run", run)["matches"]
+    assert match["request"]["body"] == '{"text":"Big is Won"}'
+    del hook["template"]
+    problem = api.call("POST", "/webhooks/dry-run", run, status=422)
+    assert set(errors(problem)) == {"/webhook/template"}
+
+
+def test_a_dry_run_masks_the_secret_in_a_body_that_carries_it(api: Api) -> None:
+    script = a_webhook(api, preset="google-apps-script", secret="only between us")
+    run = {"entity": "Deal", "event": "created", "record": {"name": "Big"}, "webhook": script}
+    [match] = api.call("POST", "/webhooks/dry-run", run)["matches"]
+    assert "only between us" not in str(match)
+    assert "••••" in match["request"]["body"]
