@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from services.producer import shapes
 from services.producer.answers import Json, page
-from services.producer.deps import Given
+from services.producer.deps import Deps, Given
 from services.producer.records_api import Cursor, Limit
 from shared.errors import Refused
 from shared.model import Change, State
@@ -72,11 +72,16 @@ async def resend_delivery(delivery_id: str, deps: Given) -> Response:
     A dead or cancelled delivery begins a new round with the full schedule; of a delivered one it is a single attempt.
     409 while an attempt is in flight, and for an inactive or deleted webhook.
     """
+    return Json({"id": delivery_id, "attempt_no": await resend(deps, delivery_id)}, 202)
+
+
+async def resend(deps: Deps, delivery_id: str) -> int:
+    """Have the next attempt made now; its number. For the call above and the page. Raises Refused (404, 409)."""
     task = await deps.run(resends.resend, delivery_id)
     if task is None:
         raise Refused(f"there is no delivery with the id {delivery_id}", status=404)
     await deps.ask_urgently(task)
-    return Json({"id": delivery_id, "attempt_no": task.attempt_no}, 202)
+    return task.attempt_no
 
 
 @router.get("/dead", response_model=shapes.Page[shapes.ListedDelivery])

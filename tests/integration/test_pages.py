@@ -46,6 +46,7 @@ NEEDED = {
     "POST /settings/webhooks/{webhook_id}/delete": ADMIN,
     "GET /deliveries": VIEWER,
     "GET /deliveries/{delivery_id}": VIEWER,
+    "POST /deliveries/{delivery_id}/resend": OPERATOR,
     "GET /records": VIEWER,
     "GET /records/{entity}": VIEWER,
     "GET /records/{entity}/new": OPERATOR,
@@ -109,7 +110,7 @@ def test_every_form_needs_the_token_of_its_session(on_sqlite: Api) -> None:
     webhook_id = made(api)
     for token in ("", "x", api.browser(Role.OPERATOR).csrf):
         for route in (route for route in ROUTES if route.startswith("POST") and route != "POST /sign-in"):
-            path = route[5:].format(webhook_id=webhook_id, entity="Deal", record_id="rec_x")
+            path = route[5:].format(webhook_id=webhook_id, delivery_id="dlv_x", entity="Deal", record_id="rec_x")
             answer = admin.post(path, FORM | {"csrf": token})
             assert (answer.status_code, "load the page again" in answer.text) == (403, True), route
     assert api.call("GET", f"/webhooks/{webhook_id}")["version"] == 1
@@ -340,3 +341,18 @@ def test_records_are_made_changed_and_deleted_with_their_events(api: Api) -> Non
         ("updated", "operator"),
         ("deleted", "operator"),
     ]
+
+
+def test_a_dead_delivery_is_sent_again_from_its_page(api: Api) -> None:
+    admin, viewer = api.browser(Role.ADMIN), api.browser(Role.VIEWER)
+    webhook_id = made(api)
+    path = f"/deliveries/{delivered(api, webhook_id, state=State.DEAD)}"
+    assert "/resend" in admin.get(path).text
+    assert "/resend" not in viewer.get(path).text
+    assert admin.post(f"{path}/resend").headers["Location"] == path
+    assert "Attempt 2 is on its way" in admin.get(path).text
+    assert [task.attempt_no for task in api.asked] == [2]
+    api.call("PATCH", f"/webhooks/{webhook_id}", {"active": False})
+    admin.post(f"{path}/resend")
+    assert "Not sent again" in admin.get(path).text
+    assert len(api.asked) == 1

@@ -7,7 +7,8 @@ from urllib.parse import urlencode
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from services.producer.pages.visit import Viewer, Visit
+from services.producer import deliveries_api
+from services.producer.pages.visit import Operator, Viewer, Visit
 from shared.errors import Refused
 from shared.model import Change, State, Webhook
 from shared.store import delivery_log, timings, webhooks
@@ -53,6 +54,19 @@ async def delivery_page(delivery_id: str, visit: Viewer) -> Response:
     webhook = (await _names(visit, {found["webhook_id"]})).get(found["webhook_id"])
     phases = await visit.deps.run(timings.of_delivery, delivery_id)
     return await visit.page("delivery.html", delivery=found, webhook=webhook, phases=phases)
+
+
+@router.post("/{delivery_id}/resend")
+async def resend(delivery_id: str, visit: Operator) -> Response:
+    """Make the next attempt now."""
+    page = f"/deliveries/{delivery_id}"
+    try:
+        attempt_no = await deliveries_api.resend(visit.deps, delivery_id)
+    except Refused as refused:
+        if refused.status != 409:
+            raise
+        return await visit.go(page, text=f"Not sent again: {refused}.")
+    return await visit.go(page, text=f"Attempt {attempt_no} is on its way. Reload the page to see what it met.")
 
 
 def read_filter(given: Mapping[str, str]) -> tuple[Filter, dict[str, str]]:
