@@ -21,7 +21,7 @@ class Handler(BaseHTTPRequestHandler):
             name: "••••" if name.lower() == "x-webhook-secret" else value for name, value in self.headers.items()
         }
         request = {"path": self.path, "headers": headers, "body": body.decode(errors="replace")}
-        print(json.dumps(request, ensure_ascii=False), flush=True)  # noqa: T201
+        print(json.dumps(request, ensure_ascii=False), flush=True)  # noqa: T201 - its output is for a person
         self._answer()
 
     def do_GET(self) -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     host, _, port = (sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8090").rpartition(":")
     # As process 1 of a container it would not hear SIGTERM without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    print(f"listening on http://{host}:{port}", file=sys.stderr, flush=True)  # noqa: T201
+    print(f"listening on http://{host}:{port}", file=sys.stderr, flush=True)  # noqa: T201 - its output is for a person
     with ThreadingHTTPServer((host, int(port)), Handler) as server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
 

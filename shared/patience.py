@@ -32,7 +32,7 @@ class Patience:
                 if tries == 2:  # a deadlock needs one more try, an outage more
                     await self._trouble(1)
                     _log.warning("work.held", reason=str(error))
-                await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311
+                await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
                 wait_s = min(wait_s * 2, LONGEST_S)
             else:
                 if tries >= 2:

@@ -60,7 +60,7 @@ def _local_url() -> str:
     with contextlib.suppress(OSError):
         return (settings.data_dir / URL_FILE).read_text().strip()
     host, port = settings.producer_bind
-    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104 - read, not bound to
 
 
 def _local_key() -> str:

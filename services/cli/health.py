@@ -10,7 +10,7 @@ import sys
 
 DEFAULT = ("127.0.0.1", 9464)
 TIMEOUT_S = 3
-_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound to
 
 
 def check(bind: tuple[str, int]) -> int:

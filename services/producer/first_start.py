@@ -82,7 +82,7 @@ async def _patiently(parts: Parts, work: Callable[[Connection, str | None], str 
 
 
 def _say(text: str) -> None:
-    print(f"hari: {text}", file=sys.stderr, flush=True)  # noqa: T201
+    print(f"hari: {text}", file=sys.stderr, flush=True)  # noqa: T201 - its output is for a person
 
 
 def _write_private(path: Path, text: str) -> None:

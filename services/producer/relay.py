@@ -78,7 +78,7 @@ class Relay:
             moved, failed = await self._relay_batch(run)
             backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S) if failed else POLL_S
             if failed:
-                await self._pause(backoff_s * random.uniform(0.5, 1))  # noqa: S311
+                await self._pause(backoff_s * random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
             elif moved == 0:
                 await self.wakeups.wait("outbox", POLL_S)
 

@@ -169,7 +169,7 @@ class Link:
                 log.warning("broker.lost", extra={"connection": self._name, "broker": self._where, "reason": why})
                 self._down(why)
             # Full jitter, so that a restarted broker does not meet all its clients at once.
-            await asyncio.sleep(random.uniform(SHORTEST_WAIT_S, _ceiling_s(failures)))  # noqa: S311
+            await asyncio.sleep(random.uniform(SHORTEST_WAIT_S, _ceiling_s(failures)))  # noqa: S311 - jitter, no secret
             failures += 1
 
     async def _open(self) -> Any:

@@ -89,7 +89,7 @@ async def _child(path: Path, round_no: int) -> None:
     await eventually_async(lambda: broker.connected)
     await broker.declare(TOPOLOGY)
     for queue in (TOPOLOGY.events, TOPOLOGY.deliver):
-        asyncio.create_task(_consume(broker, await broker.consume(queue, 100_000)))  # noqa: RUF006
+        asyncio.create_task(_consume(broker, await broker.consume(queue, 100_000)))  # noqa: RUF006 - the kill ends it
     for batch_no in range(1_000_000):
         names = [f"{round_no}.{batch_no}.{no}" for no in range(10)]
         _say("sending", names)

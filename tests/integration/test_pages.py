@@ -14,11 +14,14 @@ from services.producer.pages.headers import HEADERS
 from services.producer.pages.sign_in import MOST_FAILURES
 from services.producer.send_test import TestResult as Met
 from shared.errors import Unavailable
+from shared.ids import delivery_id
 from shared.model import Role, State
 from shared.passwords import verify_password
-from shared.store import users, webhooks
+from shared.store import deliveries, outbox, users, webhooks
+from shared.store.deliveries import Match
 from shared.tables import attempts
 from tests.api import PASSWORDS, Api
+from tests.builders import an_event
 from tests.integration.test_api import delivered, events
 
 WEBHOOK = {"name": "Zapier", "entity": "Deal", "event": "save", "url": "https://example.com/hook"}
@@ -356,3 +359,16 @@ def test_a_dead_delivery_is_sent_again_from_its_page(api: Api) -> None:
     admin.post(f"{path}/resend")
     assert "Not sent again" in admin.get(path).text
     assert len(api.asked) == 1
+
+
+def test_an_attempt_in_flight_is_not_said_to_have_sent_nothing(api: Api) -> None:
+    event, webhook_id = an_event(), made(api)
+    found = delivery_id(event.id, webhook_id)
+    with api.database.transaction() as conn:
+        outbox.append(conn, [event])
+        day = outbox.lock_known(conn, [event.id])[event.id].event_day
+        deliveries.insert_matches(conn, [Match(day, found, webhook_id, event.id, True)], None)
+    page = api.browser(Role.VIEWER).get(f"/deliveries/{found}").text
+    assert "in flight" in page
+    assert "once the attempt is over" in page
+    assert "nothing sent" not in page
